@@ -1,0 +1,39 @@
+# Everything is `make`: each target makes .venv first when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: study test test-slow check format bench clean
+
+study: .venv
+	$(BIN)/batchnorm study $(ARGS)
+
+test: .venv
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: .venv
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: .venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: .venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+
+# The stamp inside is written last, so an interrupted install is made again.
+.venv: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[study]" --group dev
+	touch $@
