@@ -1,0 +1,109 @@
+"""The networks that trials train: the embedded one, and the user's own."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from batchnorm.data import Data
+from batchnorm.named import call
+from batchnorm.surgery import insert
+from batchnorm.train import seeded
+
+if TYPE_CHECKING:
+    from batchnorm.studies._trial import Trial
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.batchnorm._LazyNormBase)
+
+
+def build(trial: "Trial", data: Data) -> nn.Module:
+    """The trial's network with initial weights from its seed.
+
+    The arm with batch norm is the plain network with batch norm inserted, so both start from the
+    same weights.
+
+    Raises:
+        ValueError: an unknown network or activation, a user's function that fails or returns
+            something else than a module, or a network that batch norm cannot be put into.
+    """
+    with seeded(trial.seed):
+        if ":" in trial.network:
+            model = own(trial.network)
+        elif trial.network == "mlp":
+            model = mlp(data, trial.activation, trial.depth, trial.width)
+        else:
+            raise ValueError(f"no network {trial.network!r}: expected mlp or your module:function")
+        scale_weights(model, trial.init_scale)
+        if trial.batch_norm:
+            changes = insert(model, example=data.train.x[:2])
+            if not changes.changed:
+                raise ValueError(f"batch norm went nowhere in {trial.network!r}:\n{changes}")
+            model = changes.model
+        if trial.batch_norm_inputs:
+            model = nn.Sequential(_input_norm(data), model)
+    return model
+
+
+def mlp(data: Data, activation: str, depth: int, width: int) -> nn.Sequential:
+    """Fully connected: ``depth`` hidden layers of ``width`` units, then the logits.
+
+    With sigmoid, the network of Ioffe & Szegedy 2015, section 4.1 (784-100-100-100-10), whose
+    "small random Gaussian values" are drawn here with variance 1 / inputs (the paper gives no
+    number); with ReLU, He initialization, variance 2 / inputs. Biases start at zero.
+
+    Raises:
+        ValueError: an unknown activation.
+
+    >>> from batchnorm.data import load
+    >>> [tuple(p.shape) for p in mlp(load("digits"), "relu", 1, 100).parameters()]
+    [(100, 784), (100,), (10, 100), (10,)]
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"no activation {activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+    gain = 2.0 if activation == "relu" else 1.0
+    layers: list[nn.Module] = [nn.Flatten()]
+    inputs = math.prod(data.shape)
+    for _ in range(depth):
+        layers += [_linear(inputs, width, gain), ACTIVATIONS[activation]()]
+        inputs = width
+    return nn.Sequential(*layers, _linear(inputs, data.classes, 1.0))
+
+
+def own(name: str) -> nn.Module:
+    """The network that the user's function returns.
+
+    Raises:
+        ValueError: it is not importable, raised, or returned something else than a module.
+    """
+    model = call(name, "model")
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model {name!r} returned {type(model).__name__}; expected a torch.nn.Module that maps "
+            "inputs to logits"
+        )
+    return model
+
+
+def scale_weights(model: nn.Module, factor: float) -> None:
+    """Multiply every weight matrix and kernel in place; biases and batch norm's gamma stay."""
+    if factor == 1:
+        return
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.mul_(factor)
+
+
+def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.normal_(layer.weight, std=math.sqrt(gain / inputs))
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _input_norm(data: Data) -> nn.Module:
+    kinds = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.BatchNorm3d}
+    # Without gamma and beta: the mini-batch's own normalization of the inputs and nothing more.
+    return kinds[len(data.shape)](data.shape[0], affine=False)

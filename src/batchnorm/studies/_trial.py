@@ -1,0 +1,115 @@
+"""A trial: one frozen configuration, its key, and the rows it gives."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from batchnorm.data import Data, load
+from batchnorm.named import source
+from batchnorm.studies._network import build
+from batchnorm.train import Row, train
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the user asks of all studies.
+
+    Args:
+        scale: "quick", a look in about a minute, or "full": more seeds, more steps.
+        model: the user's own network, "module:function"; None for the embedded one.
+        data: a name that :func:`batchnorm.data.load` knows.
+    """
+
+    scale: str = "quick"
+    model: str | None = None
+    data: str = "digits"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Everything that decides one training run, in plain JSON values.
+
+    Args:
+        network: "mlp", the embedded fully connected one, or the user's "module:function".
+        batch_norm: put before every hidden activation, by :func:`batchnorm.surgery.insert`.
+        activation: "sigmoid" or "relu" for "mlp"; a user's network has its own.
+        depth: hidden layers of "mlp".
+        width: hidden units in each of them.
+        init_scale: factor on every initial weight (not on biases, nor on batch norm's).
+        data: a name that :func:`batchnorm.data.load` knows.
+        normalize_inputs: to mean 0 and variance 1 over the training set.
+        batch_norm_inputs: a batch norm without gamma and beta in front of the network.
+        optimizer: "sgd", "momentum", "rmsprop" or "adam".
+        learning_rate: its step size.
+        batch_size: examples in a mini-batch.
+        steps: mini-batches.
+        every: steps between rows.
+        seed: of the initial weights and of the order of examples; two trials that
+            differ in batch_norm alone share both.
+    """
+
+    network: str = "mlp"
+    batch_norm: bool = False
+    activation: str = "relu"
+    depth: int = 3
+    width: int = 100
+    init_scale: float = 1.0
+    data: str = "digits"
+    normalize_inputs: bool = False
+    batch_norm_inputs: bool = False
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    batch_size: int = 60
+    steps: int = 400
+    every: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # 1 and 1.0 are the same learning rate but not the same JSON, and so not the same key.
+        for field in fields(self):
+            if field.type is float:
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
+
+    def run(self) -> list[Row]:
+        """Build the network from the seed and train it; on one thread, so rows repeat to the bit.
+
+        Raises:
+            ValueError: what :func:`batchnorm.data.load`, the network or
+                :func:`batchnorm.train.train` will not take.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            data = _data(self.data, self.normalize_inputs, source(self.data))
+            return train(
+                build(self, data),
+                data,
+                optimizer=self.optimizer,
+                learning_rate=self.learning_rate,
+                steps=self.steps,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                every=self.every,
+            )
+        finally:
+            torch.set_num_threads(threads)
+
+    def key(self, context: str) -> str:
+        """Hash of the fields and of ``context``: whatever else decides the rows."""
+        return hashlib.sha256(f"{canonical(asdict(self))}\n{context}".encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:  # noqa: ANN401
+    """JSON with sorted keys and no spaces: equal values, equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@lru_cache(maxsize=4)
+def _data(name: str, normalize_inputs: bool, source: str) -> Data:
+    # source is part of the cache's key: a user's function that was edited is called again.
+    data = load(name)
+    return data.normalized() if normalize_inputs else data
