@@ -1,0 +1,1 @@
+"""Batch norm as a function."""

@@ -1,0 +1,275 @@
+"""Derivatives: which operator each gradient comes from, and how the gradients move in turn.
+
+The first backward is a kernel. What follows it is written out in plain operations, per channel,
+over ``xhat``, ``invstd``, each position's share u (its weight over the count) and two projections
+
+    Q(v) = v - sum(u v) - xhat sum(u v xhat)       a tangent: d xhat = invstd Q(dx)
+    P(v) = v - u (sum(v) + xhat sum(v xhat))       its transpose: dx = weight invstd P(g)
+
+with ``z = weight xhat + bias + residual`` and ``g = f'(z) dy``. Under fixed statistics both are
+the identity. Everything here is differentiable again, to any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch._C._functorch import TransformType
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.function import _SingleLevelFunction
+
+from batchnorm.functional import _ops
+from batchnorm.kernels._activation import Activation
+from batchnorm.moments import mask_weight, per_channel
+
+
+class _Quantities:
+    """The quantities above for one call, from x and its moments."""
+
+    def __init__(self, x: Tensor, moments: Tensor, fixed: bool, arguments: tuple[Any, ...]) -> None:
+        weight, bias, residual, mask, eps, code, parameter, _ = arguments
+        self.wide = wide = moments.dtype
+        self.shape_like = x
+        self.fixed = fixed
+        self.dims = [d for d in range(x.dim()) if d != 1]
+        self.valid = None if mask is None else mask > 0
+        x = self.inside(x.to(wide))
+        count, mean, var = (per_channel(row, x) for row in moments.unbind(0))
+        weights = 1.0 if mask is None else mask_weight(mask, wide)
+        self.share = weights / torch.where(count > 0, count, 1.0)
+        if not fixed:  # again, and not from moments, for derivatives of these derivatives
+            mean = self.total(self.share * x)
+            var = self.total(self.share * (x - mean).square())
+        self.invstd = (var + eps).rsqrt()
+        self.xhat = self.inside((x - mean) * self.invstd)
+        self.weight = torch.ones_like(mean) if weight is None else self.channel(weight)
+        z = self.xhat * self.weight
+        if bias is not None:
+            z = z + self.channel(bias)
+        if residual is not None:
+            z = z + residual.to(wide)
+        self.z = self.inside(z)
+        self.activation = Activation.from_code(code, parameter)
+        self.slope = self.activation.slope(self.z)
+
+    def channel(self, v: Tensor) -> Tensor:
+        return per_channel(v.to(self.wide), self.shape_like)
+
+    def inside(self, v: Tensor) -> Tensor:
+        """In the wide type, zero where the mask leaves positions out."""
+        v = v.to(self.wide)
+        return v if self.valid is None else torch.where(self.valid, v, 0.0)
+
+    def total(self, v: Tensor) -> Tensor:
+        return v.sum(self.dims, keepdim=True)
+
+    def q(self, v: Tensor) -> Tensor:
+        if self.fixed:
+            return v
+        u = v * self.share
+        return self.inside(v - self.total(u) - self.xhat * self.total(u * self.xhat))
+
+    def p(self, v: Tensor) -> Tensor:
+        if self.fixed:
+            return v
+        return v - self.share * (self.total(v) + self.xhat * self.total(v * self.xhat))
+
+    def tangents(self, dx: Any, dweight: Any, dbias: Any, dresidual: Any) -> tuple[Tensor, Tensor]:
+        """Of xhat and of z."""
+        dxhat = torch.zeros_like(self.xhat)
+        if dx is not None:
+            dxhat = self.invstd * self.q(self.inside(dx))
+        dz = self.weight * dxhat
+        if dweight is not None:
+            dz = dz + self.channel(dweight) * self.xhat
+        if dbias is not None:
+            dz = dz + self.channel(dbias)
+        if dresidual is not None:
+            dz = dz + dresidual
+        return dxhat, self.inside(dz)
+
+
+@contextmanager
+def _below_autograd() -> Iterator[None]:
+    """Past autograd; under nested function transforms with gradients on for the outer ones."""
+    with torch._C._AutoDispatchBelowAutograd():
+        if not torch._C._are_functorch_transforms_active():
+            yield
+        else:
+            with torch.enable_grad(), _set_fwd_grad_enabled(True):
+                yield
+
+
+def _refuse_forward_over_forward() -> None:
+    """Torch drops the inner tangent of a custom function here and would return a wrong number."""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    if sum(level.key() == TransformType.Jvp for level in stack) > 1:
+        raise NotImplementedError(
+            "batch norm under forward-mode over forward-mode differentiation (jacfwd of jacfwd) "
+            "is not supported by torch's custom functions; use torch.func.hessian, which is "
+            "jacfwd(jacrev(f))"
+        )
+
+
+class _Forward(_SingleLevelFunction):
+    """The operators `train` and, where moments are given, `normalize`."""
+
+    @staticmethod
+    def forward(ctx: Any, moments: Tensor | None, x: Tensor, *arguments: Any) -> Any:
+        ctx.fixed = moments is not None
+        with _below_autograd():
+            if moments is None:
+                y, moments = _ops.train(x, *arguments)
+            else:
+                y = _ops.normalize(x, moments, *arguments)
+        ctx.options = arguments[4:]
+        ctx.save_for_backward(x, moments, *arguments[:4])
+        ctx.save_for_forward(x, moments, *arguments[:4])
+        ctx.set_materialize_grads(False)
+        if ctx.fixed:
+            return y
+        ctx.mark_non_differentiable(moments)
+        return y, moments
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        if dy is None:
+            return (None,) * 10
+        x, moments, *tensors = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[1:5]
+        gradients = _ops.backward(
+            dy, x, moments, ctx.fixed, wanted[0], wanted[3], *tensors, *ctx.options
+        )
+        kept = (g if want else None for g, want in zip(gradients, wanted, strict=True))
+        return (None, *kept, *(None,) * 5)
+
+    @staticmethod
+    def jvp(ctx: Any, _moments: Any, dx: Any, *tangents: Any) -> Any:
+        _refuse_forward_over_forward()
+        x, moments, *tensors = ctx.saved_tensors
+        n = _Quantities(x, moments, ctx.fixed, (*tensors, *ctx.options))
+        dy = (n.slope * n.tangents(dx, *tangents[:3])[1]).to(x.dtype)
+        return dy if ctx.fixed else (dy, None)
+
+
+class _Backward(_SingleLevelFunction):
+    """The operator `backward`."""
+
+    @staticmethod
+    def forward(ctx: Any, dy: Tensor, x: Tensor, moments: Tensor, fixed: bool, *rest: Any) -> Any:
+        with _below_autograd():
+            gradients = _ops.backward(dy, x, moments, fixed, *rest)
+        ctx.fixed, ctx.wanted, ctx.options = fixed, rest[:2], rest[6:]
+        ctx.save_for_backward(dy, x, moments, *rest[2:6])
+        ctx.save_for_forward(dy, x, moments, *rest[2:6])
+        ctx.set_materialize_grads(False)
+        return gradients
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
+        """Phi = a.dx + b.dweight + c.dbias + r.dresidual = g.h, which is linear in g:
+
+        h = weight invstd Q(a) + b xhat + c + r. The cotangent of dy is f'(z) h, that of z is
+        f''(z) dy h; x and weight also move Phi at constant g, x through invstd and both sums of Q.
+        """
+        dy, x, moments, *tensors = ctx.saved_tensors
+        exists = (ctx.wanted[0], tensors[0] is not None, tensors[1] is not None, ctx.wanted[1])
+        a, b, c, r = (v if there else None for v, there in zip(cotangents, exists, strict=True))
+        n = _Quantities(x, moments, ctx.fixed, (*tensors, *ctx.options))
+        dy_inside = n.inside(dy)
+        g = n.slope * dy_inside
+        a = torch.zeros_like(g) if a is None else n.inside(a)
+        b = torch.zeros_like(n.invstd) if b is None else n.channel(b)
+        qa = n.q(a)
+        h = n.weight * n.invstd * qa + b * n.xhat
+        if c is not None:
+            h = h + n.channel(c)
+        if r is not None:
+            h = h + n.inside(r)
+        h = n.inside(h)
+        to_z = n.activation.curvature(n.z) * dy_inside * h
+        to_x = n.invstd * n.p(n.weight * to_z + b * g)
+        if not ctx.fixed:
+            through_std = n.share * n.xhat * n.total(g * qa)
+            through_sums = n.p(g) * n.total(n.share * a * n.xhat)
+            through_sums = through_sums + n.p(n.share * a) * n.total(g * n.xhat)
+            to_x = to_x - n.weight * n.invstd.square() * (through_std + through_sums)
+        to_weight = n.total(to_z * n.xhat + g * n.invstd * qa).flatten()
+        results = (to_x, to_weight, n.total(to_z).flatten(), to_z)
+        to_x, to_weight, to_bias, to_residual = (
+            None if t is None else v.to(t.dtype)
+            for t, v in zip((x, *tensors[:3]), results, strict=True)
+        )
+        to_dy = (n.slope * h).to(dy.dtype)
+        return (to_dy, to_x, *(None,) * 4, to_weight, to_bias, to_residual, *(None,) * 5)
+
+    @staticmethod
+    def jvp(ctx: Any, ddy: Any, dx: Any, _moments: Any, *tangents: Any) -> Any:
+        _refuse_forward_over_forward()
+        dy, x, moments, *tensors = ctx.saved_tensors
+        dweight, dbias, dresidual = tangents[3:6]
+        n = _Quantities(x, moments, ctx.fixed, (*tensors, *ctx.options))
+        dxhat, dz = n.tangents(dx, dweight, dbias, dresidual)
+        dy_inside = n.inside(dy)
+        g = n.slope * dy_inside
+        dg = n.activation.curvature(n.z) * dz * dy_inside
+        if ddy is not None:
+            dg = dg + n.slope * n.inside(ddy)
+        moved = n.weight * n.p(dg)
+        if dweight is not None:
+            moved = moved + n.channel(dweight) * n.p(g)
+        if not ctx.fixed:
+            sums = dxhat * n.total(g * n.xhat) + n.xhat * n.total(g * dxhat)
+            moved = moved - n.weight * n.share * sums
+            if dx is not None:
+                slower = n.invstd * n.total(n.share * n.inside(dx) * n.xhat)
+                moved = moved - n.weight * slower * n.p(g)
+        results = (
+            n.invstd * moved,
+            n.total(dg * n.xhat + g * dxhat).flatten(),
+            n.total(dg).flatten(),
+            dg,
+        )
+        exists = (ctx.wanted[0], tensors[0] is not None, tensors[1] is not None, ctx.wanted[1])
+        return tuple(
+            v.to(like.dtype) if there else x.new_zeros(0)
+            for v, like, there in zip(results, (x, *tensors[:3]), exists, strict=True)
+        )
+
+
+def _apply(function: Any, *arguments: Any) -> Any:
+    if not torch._C._are_functorch_transforms_active():
+        return function.apply(*arguments)
+    with enable_single_level_autograd_function():
+        return function.apply(*arguments)
+
+
+def _train(x: Tensor, *arguments: Any) -> Any:
+    return _apply(_Forward, None, x, *arguments)
+
+
+def _normalize(x: Tensor, moments: Tensor, *arguments: Any) -> Any:
+    return _apply(_Forward, moments, x, *arguments)
+
+
+def _backward(*arguments: Any) -> Any:
+    return _apply(_Backward, *arguments)
+
+
+def _update_running(*arguments: Any) -> None:
+    with torch._C._AutoDispatchBelowAutograd():
+        _ops.update_running_(*arguments)
+
+
+for _name, _function in (
+    ("train", _train),
+    ("normalize", _normalize),
+    ("backward", _backward),
+    ("update_running_", _update_running),
+):
+    _ops.LIBRARY.impl(_name, _function, "Autograd")

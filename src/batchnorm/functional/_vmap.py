@@ -1,0 +1,180 @@
+"""What `torch.vmap` does to the operators.
+
+Mapping over examples that share their parameters pools the statistics over the mapped axis: the
+mapped axis is one more batch axis. Where the parameters are mapped too, as in an ensemble made by
+`torch.func.stack_module_state`, each member keeps its own statistics: the axis joins the channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from batchnorm.functional import _ops
+
+Dims = tuple[int | None, ...]
+
+
+def _front(t: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+    """`t` with the mapped axis first, made by expansion where it has none."""
+    if t is None:
+        return None
+    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+
+def _into_batch(t: Any, dim: int | None, size: int) -> Any:
+    """(B, N, ...) as (B N, ...)."""
+    t = _front(t, dim, size)
+    return None if t is None else t.flatten(0, 1)
+
+
+def _into_channels(t: Any, dim: int | None, size: int) -> Any:
+    """(B, N, C, ...) as (N, B C, ...)."""
+    t = _front(t, dim, size)
+    return None if t is None else t.movedim(0, 1).flatten(1, 2)
+
+
+def _per_channel(t: Any, dim: int | None, size: int) -> Any:
+    """(B, C) as (B C)."""
+    t = _front(t, dim, size)
+    return None if t is None else t.flatten(0, 1)
+
+
+def _out_of_channels(t: Tensor, size: int) -> Tensor:
+    return t.unflatten(1, (size, -1))
+
+
+def _looped(op: Callable[..., Any], size: int, dims: Dims, arguments: tuple[Any, ...]) -> Any:
+    """One call for each index, for masks, which have no channel axis to join."""
+    results = [
+        op(*(a if d is None else a.select(d, i) for a, d in zip(arguments, dims, strict=True)))
+        for i in range(size)
+    ]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
+
+def _train(info: Any, dims: Dims, x: Tensor, *arguments: Any) -> Any:
+    size = info.batch_size
+    weight, bias, residual, mask, *options = arguments
+    if dims[1] is None and dims[2] is None:
+        pooled = (
+            _into_batch(t, d, size)
+            for t, d in zip((x, residual, mask), (dims[0], *dims[3:5]), strict=True)
+        )
+        x, residual, mask = pooled
+        y, moments = _ops.train(x, weight, bias, residual, mask, *options)
+        return (y.unflatten(0, (size, -1)), moments), (0, None)
+    if mask is not None:
+        return _looped(_ops.train, size, dims, (x, *arguments))
+    y, moments = _ops.train(
+        _into_channels(x, dims[0], size),
+        _per_channel(weight, dims[1], size),
+        _per_channel(bias, dims[2], size),
+        _into_channels(residual, dims[3], size),
+        None,
+        *options,
+    )
+    return (_out_of_channels(y, size), _out_of_channels(moments, size)), (1, 1)
+
+
+def _normalize(info: Any, dims: Dims, x: Tensor, moments: Tensor, *arguments: Any) -> Any:
+    size = info.batch_size
+    weight, bias, residual, mask, *options = arguments
+    if mask is not None:
+        return _looped(_ops.normalize, size, dims, (x, moments, *arguments))
+    y = _ops.normalize(
+        _into_channels(x, dims[0], size),
+        _into_channels(moments, dims[1], size),
+        _per_channel(weight, dims[2], size),
+        _per_channel(bias, dims[3], size),
+        _into_channels(residual, dims[4], size),
+        None,
+        *options,
+    )
+    return _out_of_channels(y, size), 1
+
+
+def _backward(
+    info: Any, dims: Dims, dy: Tensor, x: Tensor, moments: Tensor, fixed: bool, *arguments: Any
+) -> Any:
+    """Of pooled statistics the gradient of x is pooled too; parameters get one for each index."""
+    size = info.batch_size
+    want_x, want_residual, weight, bias, residual, mask, *options = arguments
+    if fixed or dims[1] is None or dims[2] is not None:
+        return _backward_separately(size, dims, (dy, x, moments, fixed, *arguments))
+    pooled = _ops.backward(
+        _into_batch(dy, dims[0], size),
+        _into_batch(x, dims[1], size),
+        moments,
+        fixed,
+        want_x,
+        want_residual,
+        weight,
+        bias,
+        _into_batch(residual, dims[8], size),
+        _into_batch(mask, dims[9], size),
+        *options,
+    )
+    own, own_dims = _backward_separately(
+        size, dims, (dy, x, moments, True, False, False, *arguments[2:])
+    )
+    images = [t.unflatten(0, (size, -1)) if t.numel() else t for t in (pooled[0], pooled[3])]
+    image_dims = [0 if t.numel() else None for t in images]
+    return (images[0], own[1], own[2], images[1]), (image_dims[0], *own_dims[1:3], image_dims[1])
+
+
+def _backward_separately(size: int, dims: Dims, arguments: tuple[Any, ...]) -> Any:
+    dy, x, moments, fixed, want_x, want_residual, weight, bias, residual, mask, *options = arguments
+    if mask is not None:
+        return _looped(_ops.backward, size, dims, arguments)
+    dx, dweight, dbias, dresidual = _ops.backward(
+        _into_channels(dy, dims[0], size),
+        _into_channels(x, dims[1], size),
+        _into_channels(moments, dims[2], size),
+        fixed,
+        want_x,
+        want_residual,
+        _per_channel(weight, dims[6], size),
+        _per_channel(bias, dims[7], size),
+        _into_channels(residual, dims[8], size),
+        None,
+        *options,
+    )
+    results, out = [], []
+    for t, axis in ((dx, 1), (dweight, 0), (dbias, 0), (dresidual, 1)):
+        results.append(t.unflatten(axis, (size, -1)) if t.numel() else t)
+        out.append(axis if t.numel() else None)
+    return tuple(results), tuple(out)
+
+
+def _update_running_(
+    info: Any,
+    dims: Dims,
+    mean: Tensor | None,
+    var: Tensor | None,
+    batches: Tensor | None,
+    moments: Tensor,
+    momentum: float | None,
+) -> Any:
+    """Each member of an ensemble has its own; `vmap` cannot write one result into what it shares."""
+    for i in range(info.batch_size):
+        one = [
+            t if t is None or d is None else t.select(d, i)
+            for t, d in zip((mean, var, batches, moments), dims, strict=False)
+        ]
+        _ops.update_running_(*one, momentum)
+    return None, None
+
+
+for _name, _rule in (
+    ("train", _train),
+    ("normalize", _normalize),
+    ("backward", _backward),
+    ("update_running_", _update_running_),
+):
+    torch.library.register_vmap(f"batchnorm::{_name}", _rule, lib=_ops.LIBRARY)

@@ -1,0 +1,123 @@
+"""Plain torch operations, on any device and dtype: the definition that every kernel is tested by.
+
+Everything is computed in the widest type of the device and rounded once, at the end.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from batchnorm.kernels._call import Call, Gradients
+from batchnorm.moments import Moments, mask_weight, per_channel
+
+name = "plain"
+
+
+def refuses(call: Call) -> str | None:
+    """Takes every call."""
+    return None
+
+
+def forward(call: Call) -> tuple[Tensor, Tensor]:
+    """Normalize with the batch's own statistics; y and the moments."""
+    moments = statistics(call.x, call.mask)
+    return normalize(call, moments), moments
+
+
+def statistics(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The packed moments of x."""
+    return Moments.of(x, mask).pack()
+
+
+def normalize(call: Call, moments: Tensor) -> Tensor:
+    """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``."""
+    xhat, _ = _standardize(call, moments)
+    y = call.activation.value(_before_activation(call, xhat))
+    if call.mask is not None:
+        y = torch.where(call.mask > 0, y, 0.0)
+    return _like(y, call.x)
+
+
+def backward(
+    dy: Tensor, call: Call, moments: Tensor, fixed: bool, wanted: tuple[bool, bool]
+) -> Gradients:
+    """``dx = weight invstd (g - w (sum(g) + xhat sum(g xhat)) / count)`` with g before the activation.
+
+    w is the mask's weight of a position (1 without a mask). Fixed statistics do not depend on x:
+    the sums drop out.
+    """
+    g = _before(dy, call, moments)
+    xhat, _ = _standardize(call, moments)
+    sums = _sums(g, xhat)
+    dx = dresidual = None
+    if wanted[0]:
+        dx = _input(g, call, moments, torch.zeros_like(sums) if fixed else sums)
+    if wanted[1] and call.residual is not None:
+        dresidual = _like(g, call.residual)
+    dbias, dweight = sums.unbind(0)
+    return Gradients(
+        dx,
+        None if call.weight is None else dweight.to(call.weight.dtype, copy=True),
+        None if call.bias is None else dbias.to(call.bias.dtype, copy=True),
+        dresidual,
+    )
+
+
+def backward_reduce(dy: Tensor, call: Call, moments: Tensor) -> Tensor:
+    """``sum(g)`` and ``sum(g xhat)``, shape ``(2, C)``."""
+    return _sums(_before(dy, call, moments), _standardize(call, moments)[0])
+
+
+def backward_input(dy: Tensor, call: Call, moments: Tensor, sums: Tensor) -> Tensor:
+    """The gradient of x from sums that may have been merged with those of other processes."""
+    return _input(_before(dy, call, moments), call, moments, sums)
+
+
+def _standardize(call: Call, moments: Tensor) -> tuple[Tensor, Tensor]:
+    """xhat, zero where the mask is; and invstd, broadcastable."""
+    mean, var = (per_channel(row, call.x) for row in (moments[1], moments[2]))
+    invstd = (var + call.eps).rsqrt()
+    xhat = (call.x.to(mean.dtype) - mean) * invstd
+    return (xhat if call.mask is None else torch.where(call.mask > 0, xhat, 0.0)), invstd
+
+
+def _before_activation(call: Call, xhat: Tensor) -> Tensor:
+    z = xhat
+    if call.weight is not None:
+        z = z * per_channel(call.weight.to(z.dtype), z)
+    if call.bias is not None:
+        z = z + per_channel(call.bias.to(z.dtype), z)
+    if call.residual is not None:
+        z = z + call.residual.to(z.dtype)
+    return z
+
+
+def _before(dy: Tensor, call: Call, moments: Tensor) -> Tensor:
+    """g, the gradient before the activation."""
+    g = dy.to(moments.dtype)
+    if call.activation.kind != "identity":
+        g = g * call.activation.slope(_before_activation(call, _standardize(call, moments)[0]))
+    return g if call.mask is None else torch.where(call.mask > 0, g, 0.0)
+
+
+def _sums(g: Tensor, xhat: Tensor) -> Tensor:
+    dims = [d for d in range(g.dim()) if d != 1]
+    return torch.stack((g.sum(dims), (g * xhat).sum(dims)))
+
+
+def _input(g: Tensor, call: Call, moments: Tensor, sums: Tensor) -> Tensor:
+    xhat, scale = _standardize(call, moments)
+    if call.weight is not None:
+        scale = scale * per_channel(call.weight.to(scale.dtype), g)
+    count = moments[0].clamp(min=1e-300 if moments.dtype == torch.float64 else 1e-30)
+    first, second = (per_channel(row / count, g) for row in sums.unbind(0))
+    pull = first + xhat * second
+    if call.mask is not None:
+        pull = pull * mask_weight(call.mask, pull.dtype)
+    return _like((g - pull) * scale, call.x)
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """`values` in x's dtype and in the strides of ``torch.empty_like(x)``."""
+    return torch.empty_like(x).copy_(values)
