@@ -1,1 +1,12 @@
-"""Batch normalization for PyTorch."""
+"""Batch normalization for PyTorch: layers, surgery, and studies of what batch norm does.
+
+The textbook is `batchnorm.equations`; `batchnorm.interop` speaks other frameworks' forms.
+"""
+
+from batchnorm import functional as functional
+from batchnorm.layers import BatchNorm1d as BatchNorm1d
+from batchnorm.layers import BatchNorm2d as BatchNorm2d
+from batchnorm.layers import BatchNorm3d as BatchNorm3d
+from batchnorm.layers import BatchNormAct1d as BatchNormAct1d
+from batchnorm.layers import BatchNormAct2d as BatchNormAct2d
+from batchnorm.layers import BatchNormAct3d as BatchNormAct3d

@@ -1,1 +1,3 @@
 """Batch norm as a function."""
+
+from batchnorm.functional.batch_norm import batch_norm as batch_norm

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ _ROOT, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
 def _tanh_parts(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """t = tanh(u), u' and u'' for u = sqrt(2/pi) (z + 0.044715 z^3)."""
+    """The tanh t of u, u' and u'' for u = sqrt(2/pi) (z + 0.044715 z^3)."""
     t = torch.tanh(_ROOT * (z + _CUBIC * z * z * z))
     return t, _ROOT * (1 + 3 * _CUBIC * z * z), 6 * _ROOT * _CUBIC * z
 
@@ -141,31 +142,31 @@ _FORMULAS: dict[str, _Formula] = {
     "identity": _Formula(lambda z, _: z, lambda z, _: torch.ones_like(z), _zero),
     "relu": _Formula(lambda z, _: z.relu(), lambda z, _: (z > 0).to(z.dtype), _zero),
     "relu6": _Formula(
-        lambda z, _: z.clamp(0.0, 6.0), lambda z, _: _inside(z, 0.0, 6.0).to(z.dtype), _zero
+        lambda z, _: F.relu6(z), lambda z, _: _inside(z, 0.0, 6.0).to(z.dtype), _zero
     ),
     "leaky_relu": _Formula(
-        lambda z, a: torch.where(z > 0, z, a * z),
+        F.leaky_relu,
         lambda z, a: torch.where(z > 0, torch.ones_like(z), a),
         _zero,
     ),
     "elu": _Formula(
-        lambda z, a: torch.where(z > 0, z, a * torch.expm1(z.clamp(max=0))),
+        F.elu,
         lambda z, a: torch.where(z > 0, torch.ones_like(z), a * z.clamp(max=0).exp()),
         lambda z, a: torch.where(z > 0, torch.zeros_like(z), a * z.clamp(max=0).exp()),
     ),
-    "silu": _Formula(lambda z, _: z * z.sigmoid(), _silu_slope, _silu_curvature),
+    "silu": _Formula(lambda z, _: F.silu(z), _silu_slope, _silu_curvature),
     "hardswish": _Formula(
-        lambda z, _: z * (z + 3).clamp(0.0, 6.0) / 6,
+        lambda z, _: F.hardswish(z),
         lambda z, _: torch.where(_inside(z, -3.0, 3.0), z / 3 + 0.5, (z >= 3).to(z.dtype)),
         lambda z, _: _inside(z, -3.0, 3.0).to(z.dtype) / 3,
     ),
     "gelu": _Formula(
-        lambda z, _: 0.5 * z * (1 + torch.erf(z / math.sqrt(2))),
+        lambda z, _: F.gelu(z),
         _gelu_slope,
         lambda z, _: _phi(z) * (2 - z * z),
     ),
     "gelu_tanh": _Formula(
-        lambda z, _: 0.5 * z * (1 + _tanh_parts(z)[0]), _gelu_tanh_slope, _gelu_tanh_curvature
+        lambda z, _: F.gelu(z, approximate="tanh"), _gelu_tanh_slope, _gelu_tanh_curvature
     ),
     "sigmoid": _Formula(lambda z, _: z.sigmoid(), _sigmoid_slope, _sigmoid_curvature),
     "tanh": _Formula(lambda z, _: z.tanh(), _tanh_slope, _tanh_curvature),

@@ -1,0 +1,86 @@
+"""What bad input gets: an error that names the thing, its value, what was expected, the way out."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def check(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+    residual: Tensor | None,
+    axis: int,
+) -> None:
+    """Check the arguments of `batch_norm`, x's channels being on axis 1 by now."""
+    if not x.is_floating_point():
+        raise TypeError(
+            f"x has dtype {x.dtype}; expected float64, float32, bfloat16 or float16: "
+            f"convert it first, x.float()"
+        )
+    if x.dim() < 2:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; expected at least a batch and a channel axis, (N, C): "
+            f"x.unsqueeze(0) adds a batch axis"
+        )
+    channels = x.shape[1]
+    for name, value in (
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+        ("weight", weight),
+        ("bias", bias),
+    ):
+        if value is not None and (value.dim() != 1 or value.shape[0] != channels):
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}; expected ({channels},), one value for "
+                f"each of the {channels} channels of x with shape {_shown(x, axis)}"
+                + (f" (channels on axis {axis})" if axis != 1 else "")
+                + "; if the channels of x are on another axis, say which with axis="
+            )
+    if not eps > 0:
+        raise ValueError(f"eps={eps}; batch_norm eps must be positive, such as 1e-5")
+    if momentum is not None and not 0 <= momentum <= 1:
+        raise ValueError(
+            f"momentum={momentum}; expected None or the share of the new batch, from 0 to 1 "
+            f"(torch's 0.1 is 0.9 in frameworks that give the share of the old)"
+        )
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(
+            f"residual has shape {_shown(residual, axis)}; expected that of x, {_shown(x, axis)}"
+        )
+    if not training:
+        if running_mean is None or running_var is None:
+            missing = "running_mean" if running_mean is None else "running_var"
+            raise ValueError(
+                f"{missing}=None with training=False; evaluation normalizes with running "
+                f"statistics: give both, or training=True to use the batch's own"
+            )
+    elif channels and x.numel() == channels:
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size "
+            f"{_shown(x, axis)}: the variance of one value is zero; use larger batches, drop the "
+            f"last partial one (DataLoader(drop_last=True)), or evaluate with running statistics"
+        )
+
+
+def _shown(x: Tensor, axis: int) -> tuple[int, ...]:
+    """The shape as the user gave it."""
+    return tuple(x.movedim(1, axis).shape)
+
+
+def position_mask(mask: Tensor, x: Tensor, axis: int) -> Tensor:
+    """`mask` as the kernels take it: x's rank, 1 on the channel axis."""
+    positions = (x.shape[0], *x.shape[2:])
+    if mask.shape == x.shape[:1]:
+        return mask.view(-1, *[1] * (x.dim() - 1))
+    if mask.shape == positions:
+        return mask.unsqueeze(1)
+    raise ValueError(
+        f"mask has shape {tuple(mask.shape)}; expected {positions}, one value for each position "
+        f"of x with shape {_shown(x, axis)}, or ({x.shape[0]},), one for each example"
+    )

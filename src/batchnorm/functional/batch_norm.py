@@ -1,0 +1,125 @@
+"""The public function: checks once, decides the statistics, calls the operators."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from batchnorm.functional import _formula as _formula  # registers the derivatives
+from batchnorm.functional import _ops
+from batchnorm.functional import _vmap as _vmap  # registers the batching rules
+from batchnorm.functional._check import check, position_mask
+from batchnorm.kernels._activation import Activation
+from batchnorm.moments import Moments, widest
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: str | nn.Module | Activation | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+    axis: int = 1,
+    backend: str | None = None,
+    num_batches_tracked: Tensor | None = None,
+) -> Tensor:
+    r"""Batch normalization, with the argument order of `torch.nn.functional.batch_norm`.
+
+    .. math:: y = f\left(\gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta + r\right)
+
+    In training mu and sigma^2 are the mean and the biased variance of this batch, per channel, and
+    the running statistics, where given, move by `momentum` towards mu and the unbiased variance.
+    In evaluation they are the running statistics.
+
+    Args:
+        x: ``(N, C, ...)`` or any shape with the channels on `axis`; float64, float32, bfloat16 or
+            float16. Half precision is computed in a wider type.
+        running_mean: ``(C,)``; updated in place in training, needed in evaluation.
+        running_var: ``(C,)``; as `running_mean`.
+        weight: gamma, ``(C,)``, of any floating dtype; None for ones.
+        bias: beta, ``(C,)``; None for zeros.
+        training: normalize with the batch's own statistics.
+        momentum: the share of the new batch in the running statistics; None for a plain average
+            over the batches that `num_batches_tracked` counts.
+        eps: added to the variance; above zero.
+        activation: f, applied last: a name such as "relu", or a `torch.nn` activation module.
+        residual: r, added before the activation; of x's shape.
+        mask: which positions are data: ``(N,)`` for whole examples, or x's shape without the
+            channel axis. A bool mask selects; a real-valued one weights, as frequencies. What is
+            left out enters neither statistics nor gradients, comes out as 0, and may hold NaN.
+        axis: where the channels are.
+        backend: the name of one kernel that must be used; None for the first that takes the call.
+        num_batches_tracked: an integer tensor that counts the batches which were taken into the
+            running statistics.
+
+    Returns:
+        A tensor of x's shape, dtype and memory layout.
+
+    Raises:
+        ValueError: shapes that do not fit, ``eps <= 0``, one value per channel in training, no
+            running statistics in evaluation, an unknown activation or backend, or a named backend
+            that refuses the call.
+        TypeError: x is not a floating tensor, or the activation module has no fused form.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 100.0], [3.0, 300.0]])
+        >>> batch_norm(z, training=True)
+        tensor([[-1.0000, -1.0000],
+                [ 1.0000,  1.0000]])
+
+    Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
+    """
+    f = Activation.parse(activation)
+    channels_first = axis in (1, 1 - x.dim())
+    if not channels_first:
+        x = _channels_to_front(x, axis)
+        residual = None if residual is None else _channels_to_front(residual, axis)
+    check(x, running_mean, running_var, weight, bias, training, momentum, eps, residual, axis)
+    mask = None if mask is None else position_mask(mask, x, axis)
+    if mask is None and torch.compiler.is_compiling() and _wants_torch(training, momentum):
+        if training and num_batches_tracked is not None:
+            num_batches_tracked.add_(1)
+        share = 0.0 if momentum is None else momentum
+        y = F.batch_norm(x, running_mean, running_var, weight, bias, training, share, eps)
+        y = f.value(y if residual is None else y + residual)
+    else:
+        call = (weight, bias, residual, mask, eps, f.code, f.parameter, backend or "")
+        if training:
+            y, moments = _ops.train(x, *call)
+            if running_mean is not None or running_var is not None:
+                _ops.update_running_(
+                    running_mean, running_var, num_batches_tracked, moments, momentum
+                )
+        else:
+            assert running_mean is not None and running_var is not None
+            y = _ops.normalize(x, _fixed(running_mean, running_var), *call)
+    return y if channels_first else y.movedim(1, axis)
+
+
+def _channels_to_front(x: Tensor, axis: int) -> Tensor:
+    if not -x.dim() <= axis < x.dim() or axis % x.dim() == 0:
+        raise ValueError(
+            f"axis={axis} is no channel axis of x with shape {tuple(x.shape)}; expected one of "
+            f"1 to {x.dim() - 1}, or -1 for the last (axis 0 is the batch)"
+        )
+    return x.movedim(axis, 1)
+
+
+def _fixed(mean: Tensor, var: Tensor) -> Tensor:
+    """Running statistics packed as moments; no number of values stands behind them."""
+    wide = widest(mean.device)
+    mean, var = mean.detach().to(wide), var.detach().to(wide)
+    return Moments(torch.zeros_like(mean), mean, var).pack()
+
+
+def _wants_torch(training: bool, momentum: float | None) -> bool:
+    """Exporters and evaluation under compile know torch's operators, and fuse and fold them."""
+    return not training or (torch.compiler.is_exporting() and momentum is not None)

@@ -1,0 +1,8 @@
+"""Layers that replace torch's batch norms one for one, and those with an activation fused in."""
+
+from batchnorm.layers.act import BatchNormAct1d as BatchNormAct1d
+from batchnorm.layers.act import BatchNormAct2d as BatchNormAct2d
+from batchnorm.layers.act import BatchNormAct3d as BatchNormAct3d
+from batchnorm.layers.batch_norm import BatchNorm1d as BatchNorm1d
+from batchnorm.layers.batch_norm import BatchNorm2d as BatchNorm2d
+from batchnorm.layers.batch_norm import BatchNorm3d as BatchNorm3d

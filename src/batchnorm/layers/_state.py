@@ -1,0 +1,96 @@
+"""What all layers share: parameters, buffers and the one call that forward makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
+
+from batchnorm.functional import batch_norm
+from batchnorm.kernels._activation import Activation
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class Layer(_NormBase):
+    """Torch's state (the same arguments, parameters, buffers and state-dict keys), our function."""
+
+    ranks: tuple[int, ...]
+    axis: int
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        axis: int = 1,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        if not bias:
+            self.register_parameter("bias", None)
+        self.axis = axis
+        for name in ("running_mean", "running_var"):
+            buffer = getattr(self, name)
+            if buffer is not None and buffer.dtype in _HALF:
+                setattr(self, name, buffer.float())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Layer:
+        """Casts and moves as torch does, but running statistics stay in float32 or wider."""
+        before = {name: self._buffers.get(name) for name in ("running_mean", "running_var")}
+        super()._apply(fn, recurse)
+        for name, kept in before.items():
+            cast = self._buffers.get(name)
+            if kept is not None and cast is not None and cast.dtype in _HALF:
+                self._buffers[name] = kept.to(device=cast.device, dtype=torch.float32)
+        return self
+
+    def _normalize(
+        self,
+        input: Tensor,
+        activation: Activation | None = None,
+        residual: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        batch = self.training or (self.running_mean is None and self.running_var is None)
+        tracked = not self.training or self.track_running_stats
+        return layer_batch_norm(
+            input,
+            self.running_mean if tracked else None,
+            self.running_var if tracked else None,
+            self.weight,
+            self.bias,
+            batch,
+            self.momentum,
+            self.eps,
+            activation=activation,
+            residual=residual,
+            mask=mask,
+            axis=self.axis,
+            num_batches_tracked=self.num_batches_tracked if tracked and batch else None,
+            ranks=self.ranks,
+        )
+
+    def extra_repr(self) -> str:
+        """Torch's line, and what differs from the defaults."""
+        return super().extra_repr() + (f", axis={self.axis}" if self.axis != 1 else "")
+
+
+@torch.fx.wrap
+def layer_batch_norm(x: Tensor, *arguments: Any, ranks: tuple[int, ...], **options: Any) -> Tensor:
+    """`batch_norm` for inputs of the given ranks; one node in a graph that torch.fx traces."""
+    if x.dim() not in ranks:
+        wanted = " or ".join(f"{rank}D" for rank in ranks)
+        raise ValueError(
+            f"expected {wanted} input (got {x.dim()}D input of shape {tuple(x.shape)}); "
+            f"BatchNorm1d takes 2D or 3D, BatchNorm2d 4D and BatchNorm3d 5D input"
+        )
+    return batch_norm(x, *arguments, **options)

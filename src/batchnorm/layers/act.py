@@ -1,0 +1,99 @@
+"""Batch norm, residual add and activation in one layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from batchnorm.kernels._activation import Activation
+from batchnorm.layers._state import Layer
+
+
+class BatchNormAct1d(Layer):
+    r"""Batch norm over ``(N, C)`` or ``(N, C, L)``, then the residual, then the activation.
+
+    .. math:: y = f\left(\gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta + r\right)
+
+    State-dict keys are those of `torch.nn.BatchNorm1d`, so weights move between the two. The class
+    is none of torch's batch norms on purpose: `torch.nn.SyncBatchNorm.convert_sync_batchnorm` and
+    torch's fusers rebuild any batch norm that they find, and would drop the activation.
+
+    Args:
+        num_features: C.
+        activation: a name ("relu", "relu6", "leaky_relu", "elu", "silu", "hardswish", "gelu",
+            "gelu_tanh", "sigmoid", "tanh", "identity"), or a `torch.nn` activation module, whose
+            slope or alpha is taken over.
+        eps: and all that follow as in `BatchNorm1d`.
+
+    Raises:
+        ValueError: an activation name that is not known; input as for `BatchNorm1d`; a residual of
+            another shape than the input.
+        TypeError: an activation module that has no fused form.
+
+    Example:
+        >>> layer = BatchNormAct1d(2, "relu")
+        >>> layer(torch.tensor([[1.0, 100.0], [3.0, 300.0]])).tolist()
+        [[0.0, 0.0], [0.9999949..., 1.0]]
+    """
+
+    ranks = (2, 3)
+
+    def __init__(
+        self,
+        num_features: int,
+        activation: str | nn.Module | Activation | None = "relu",
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        axis: int = 1,
+    ) -> None:
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            bias=bias,
+            axis=axis,
+        )
+        self.activation = Activation.parse(activation)
+
+    def forward(
+        self, input: Tensor, residual: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
+        """Normalize `input`, add `residual`, apply the activation."""
+        return self._normalize(input, self.activation, residual, mask)
+
+    def extra_repr(self) -> str:
+        """The batch norm's line and the activation."""
+        return f"{super().extra_repr()}, activation={self.activation}"
+
+
+class BatchNormAct2d(BatchNormAct1d):
+    """`BatchNormAct1d` over ``(N, C, H, W)``.
+
+    Example:
+        >>> x, shortcut = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+        >>> bool((BatchNormAct2d(3)(x, shortcut) >= 0).all())
+        True
+    """
+
+    ranks = (4,)
+
+
+class BatchNormAct3d(BatchNormAct1d):
+    """`BatchNormAct1d` over ``(N, C, D, H, W)``.
+
+    Example:
+        >>> BatchNormAct3d(3, "silu")(torch.randn(2, 3, 2, 4, 4)).shape
+        torch.Size([2, 3, 2, 4, 4])
+    """
+
+    ranks = (5,)

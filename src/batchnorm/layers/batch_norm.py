@@ -1,0 +1,78 @@
+"""Batch norm for 2D to 5D input: drop-ins for torch's, argument for argument."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from batchnorm.layers._state import Layer
+
+
+class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
+    r"""Batch norm over ``(N, C)`` or ``(N, C, L)``; replaces `torch.nn.BatchNorm1d`.
+
+    .. math:: y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
+
+    In training mu and sigma^2 (biased) are the batch's own, per channel, exact however far the
+    mean is from zero; the running statistics move by `momentum` towards mu and the unbiased
+    variance, in float32 or wider whatever the module is cast to, and a batch that is empty or not
+    finite leaves them alone. In evaluation the running statistics are used.
+
+    Args:
+        num_features: C.
+        eps: added to the variance; above zero.
+        momentum: the share of the new batch in the running statistics; None for the plain average.
+        affine: learn gamma (`weight`) and beta (`bias`).
+        track_running_stats: keep running statistics; without them evaluation uses the batch's.
+        device: where parameters and buffers are made.
+        dtype: of the parameters.
+        bias: learn beta; gamma alone without.
+        axis: where the channels are; -1 for ``(N, L, C)``.
+
+    Raises:
+        ValueError: input of another rank or number of channels, or one value per channel in
+            training.
+
+    Example:
+        >>> layer = BatchNorm1d(2)
+        >>> layer(torch.tensor([[1.0, 100.0], [3.0, 300.0]])).tolist()
+        [[-0.9999949..., -1.0], [0.9999949..., 1.0]]
+        >>> layer.running_mean.tolist()
+        [0.2000000..., 20.0]
+
+    Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
+    """
+
+    ranks = (2, 3)
+
+    def forward(self, input: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Normalize `input`; `mask` says which examples or positions are data."""
+        return self._normalize(input, mask=mask)
+
+
+class BatchNorm2d(Layer, torch.nn.BatchNorm2d):
+    """Batch norm over ``(N, C, H, W)``; replaces `torch.nn.BatchNorm2d`.
+
+    Formula, arguments and errors are those of `BatchNorm1d`.
+
+    Example:
+        >>> BatchNorm2d(3)(torch.randn(2, 3, 4, 4)).shape
+        torch.Size([2, 3, 4, 4])
+    """
+
+    ranks = (4,)
+    forward = BatchNorm1d.forward
+
+
+class BatchNorm3d(Layer, torch.nn.BatchNorm3d):
+    """Batch norm over ``(N, C, D, H, W)``; replaces `torch.nn.BatchNorm3d`.
+
+    Formula, arguments and errors are those of `BatchNorm1d`.
+
+    Example:
+        >>> BatchNorm3d(3)(torch.randn(2, 3, 2, 4, 4)).shape
+        torch.Size([2, 3, 2, 4, 4])
+    """
+
+    ranks = (5,)
+    forward = BatchNorm1d.forward
