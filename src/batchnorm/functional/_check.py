@@ -12,7 +12,6 @@ def check(
     weight: Tensor | None,
     bias: Tensor | None,
     training: bool,
-    momentum: float | None,
     eps: float,
     residual: Tensor | None,
     axis: int,
@@ -44,11 +43,6 @@ def check(
             )
     if not eps > 0:
         raise ValueError(f"eps={eps}; batch_norm eps must be positive, such as 1e-5")
-    if momentum is not None and not 0 <= momentum <= 1:
-        raise ValueError(
-            f"momentum={momentum}; expected None or the share of the new batch, from 0 to 1 "
-            f"(torch's 0.1 is 0.9 in frameworks that give the share of the old)"
-        )
     if residual is not None and residual.shape != x.shape:
         raise ValueError(
             f"residual has shape {_shown(residual, axis)}; expected that of x, {_shown(x, axis)}"
@@ -65,6 +59,23 @@ def check(
             f"Expected more than 1 value per channel when training, got input size "
             f"{_shown(x, axis)}: the variance of one value is zero; use larger batches, drop the "
             f"last partial one (DataLoader(drop_last=True)), or evaluate with running statistics"
+        )
+
+
+def check_momentum(
+    momentum: float | None, num_batches_tracked: Tensor | None, training: bool
+) -> None:
+    """Check that the share of a new batch in the running statistics is known."""
+    if momentum is None:
+        if training and num_batches_tracked is None:
+            raise ValueError(
+                "momentum=None averages over all batches, which num_batches_tracked counts; "
+                "expected it as a tensor, torch.tensor(0), or a momentum such as 0.1"
+            )
+    elif not 0 <= momentum <= 1:
+        raise ValueError(
+            f"momentum={momentum}; expected None or the share of the new batch, from 0 to 1 "
+            f"(torch's 0.1 is 0.9 in frameworks that give the share of the old)"
         )
 
 

@@ -12,15 +12,15 @@ the identity. Everything here is differentiable again, to any order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import _set_fwd_grad_enabled
-from torch._C._functorch import TransformType
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
 from batchnorm.functional import _ops
@@ -95,7 +95,7 @@ class _Quantities:
 
 
 @contextmanager
-def _below_autograd() -> Iterator[None]:
+def _below_autograd() -> Generator[None]:
     """Past autograd; under nested function transforms with gradients on for the outer ones."""
     with torch._C._AutoDispatchBelowAutograd():
         if not torch._C._are_functorch_transforms_active():
@@ -107,7 +107,7 @@ def _below_autograd() -> Iterator[None]:
 
 def _refuse_forward_over_forward() -> None:
     """Torch drops the inner tangent of a custom function here and would return a wrong number."""
-    stack = torch._C._functorch.get_interpreter_stack() or []
+    stack = get_interpreter_stack() or []
     if sum(level.key() == TransformType.Jvp for level in stack) > 1:
         raise NotImplementedError(
             "batch norm under forward-mode over forward-mode differentiation (jacfwd of jacfwd) "
@@ -137,7 +137,8 @@ class _Forward(_SingleLevelFunction):
         return y, moments
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
+        dy = cotangents[0]
         if dy is None:
             return (None,) * 10
         x, moments, *tensors = ctx.saved_tensors
@@ -149,11 +150,11 @@ class _Forward(_SingleLevelFunction):
         return (None, *kept, *(None,) * 5)
 
     @staticmethod
-    def jvp(ctx: Any, _moments: Any, dx: Any, *tangents: Any) -> Any:
+    def jvp(ctx: Any, *tangents: Any) -> Any:
         _refuse_forward_over_forward()
         x, moments, *tensors = ctx.saved_tensors
         n = _Quantities(x, moments, ctx.fixed, (*tensors, *ctx.options))
-        dy = (n.slope * n.tangents(dx, *tangents[:3])[1]).to(x.dtype)
+        dy = (n.slope * n.tangents(*tangents[1:5])[1]).to(x.dtype)
         return dy if ctx.fixed else (dy, None)
 
 
@@ -172,9 +173,9 @@ class _Backward(_SingleLevelFunction):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
-        """Phi = a.dx + b.dweight + c.dbias + r.dresidual = g.h, which is linear in g:
+        """Differentiate Phi = a.dx + b.dweight + c.dbias + r.dresidual = g.h, linear in g.
 
-        h = weight invstd Q(a) + b xhat + c + r. The cotangent of dy is f'(z) h, that of z is
+        There h = weight invstd Q(a) + b xhat + c + r. The cotangent of dy is f'(z) h, that of z is
         f''(z) dy h; x and weight also move Phi at constant g, x through invstd and both sums of Q.
         """
         dy, x, moments, *tensors = ctx.saved_tensors
@@ -209,10 +210,11 @@ class _Backward(_SingleLevelFunction):
         return (to_dy, to_x, *(None,) * 4, to_weight, to_bias, to_residual, *(None,) * 5)
 
     @staticmethod
-    def jvp(ctx: Any, ddy: Any, dx: Any, _moments: Any, *tangents: Any) -> Any:
+    def jvp(ctx: Any, *tangents: Any) -> Any:
         _refuse_forward_over_forward()
         dy, x, moments, *tensors = ctx.saved_tensors
-        dweight, dbias, dresidual = tangents[3:6]
+        ddy, dx = tangents[:2]
+        dweight, dbias, dresidual = tangents[6:9]
         n = _Quantities(x, moments, ctx.fixed, (*tensors, *ctx.options))
         dxhat, dz = n.tangents(dx, dweight, dbias, dresidual)
         dy_inside = n.inside(dy)

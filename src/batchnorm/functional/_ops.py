@@ -17,16 +17,20 @@ from batchnorm.moments import widest
 
 LIBRARY = torch.library.Library("batchnorm", "DEF")
 
-_CALL = "Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mask, float eps, int activation, float parameter, str backend"
+_CALL = (
+    "Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mask, "
+    "float eps, int activation, float parameter, str backend"
+)
 
 LIBRARY.define(f"train(Tensor x, {_CALL}) -> (Tensor y, Tensor moments)")
 LIBRARY.define(f"normalize(Tensor x, Tensor moments, {_CALL}) -> Tensor")
 LIBRARY.define(
-    f"backward(Tensor dy, Tensor x, Tensor moments, bool fixed, bool want_x, bool want_residual, {_CALL})"
-    " -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dresidual)"
+    "backward(Tensor dy, Tensor x, Tensor moments, bool fixed, bool want_x, bool want_residual, "
+    f"{_CALL}) -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dresidual)"
 )
 LIBRARY.define(
-    "update_running_(Tensor(a!)? mean, Tensor(b!)? var, Tensor(c!)? batches, Tensor moments, float? momentum) -> ()"
+    "update_running_(Tensor(a!)? mean, Tensor(b!)? var, Tensor(c!)? batches, "
+    "Tensor moments, float? momentum) -> ()"
 )
 
 CallArguments = tuple[
@@ -35,8 +39,9 @@ CallArguments = tuple[
 
 
 def _unpack(x: Tensor, arguments: CallArguments) -> tuple[Call, str]:
-    *rest, code, parameter, backend = arguments
-    return Call(x, *rest, Activation.from_code(code, parameter)), backend
+    weight, bias, residual, mask, eps, code, parameter, backend = arguments
+    activation = Activation.from_code(code, parameter)
+    return Call(x, weight, bias, residual, mask, eps, activation), backend
 
 
 def _train(x: Tensor, *arguments: *CallArguments) -> tuple[Tensor, Tensor]:
@@ -91,11 +96,15 @@ def _fake_backward(
     )
 
 
+def _fake_update_running_(*_: object) -> None:
+    return None
+
+
 for _name, _kernel, _fake in (
     ("train", _train, _fake_train),
     ("normalize", _normalize, _fake_normalize),
     ("backward", _backward, _fake_backward),
-    ("update_running_", _running.update, lambda *_: None),
+    ("update_running_", _running.update, _fake_update_running_),
 ):
     LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"batchnorm::{_name}", _fake, lib=LIBRARY)

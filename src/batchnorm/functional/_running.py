@@ -45,9 +45,10 @@ def _move(
 ) -> None:
     if batches is not None:
         batches.add_(1)
-    if momentum is None and batches is None:
-        raise AssertionError("no momentum and nothing that counts the batches")
+    share = momentum
+    if share is None:
+        assert batches is not None, "checked by batch_norm"
+        share = 1 / batches
     for buffer, new in ((mean, new_mean), (var, new_var)):
         if buffer is not None:
-            share = 1 / batches if momentum is None else momentum
             buffer.copy_(buffer + (new - buffer) * share)

@@ -161,7 +161,7 @@ def _update_running_(
     moments: Tensor,
     momentum: float | None,
 ) -> Any:
-    """Each member of an ensemble has its own; `vmap` cannot write one result into what it shares."""
+    """Each member of an ensemble updates its own; those that share one do so in turn."""
     for i in range(info.batch_size):
         one = [
             t if t is None or d is None else t.select(d, i)

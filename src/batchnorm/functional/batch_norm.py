@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from batchnorm.functional import _formula as _formula  # registers the derivatives
 from batchnorm.functional import _ops
 from batchnorm.functional import _vmap as _vmap  # registers the batching rules
-from batchnorm.functional._check import check, position_mask
+from batchnorm.functional._check import check, check_momentum, position_mask
 from batchnorm.kernels._activation import Activation
 from batchnorm.moments import Moments, widest
 
@@ -82,7 +82,9 @@ def batch_norm(
     if not channels_first:
         x = _channels_to_front(x, axis)
         residual = None if residual is None else _channels_to_front(residual, axis)
-    check(x, running_mean, running_var, weight, bias, training, momentum, eps, residual, axis)
+    check(x, running_mean, running_var, weight, bias, training, eps, residual, axis)
+    if running_mean is not None or running_var is not None:
+        check_momentum(momentum, num_batches_tracked, training)
     mask = None if mask is None else position_mask(mask, x, axis)
     if mask is None and torch.compiler.is_compiling() and _wants_torch(training, momentum):
         if training and num_batches_tracked is not None:
@@ -99,7 +101,8 @@ def batch_norm(
                     running_mean, running_var, num_batches_tracked, moments, momentum
                 )
         else:
-            assert running_mean is not None and running_var is not None
+            assert running_mean is not None, "checked above"
+            assert running_var is not None, "checked above"
             y = _ops.normalize(x, _fixed(running_mean, running_var), *call)
     return y if channels_first else y.movedim(1, axis)
 

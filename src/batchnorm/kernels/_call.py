@@ -76,7 +76,7 @@ class Backend(Protocol):
         ...
 
     def backward_reduce(self, dy: Tensor, call: Call, moments: Tensor) -> Tensor:
-        """``sum(g)`` and ``sum(g * xhat)``, shape ``(2, C)``; g is the gradient before the activation."""
+        """``sum(g)`` and ``sum(g xhat)``, shape ``(2, C)``, with g before the activation."""
         ...
 
     def backward_input(self, dy: Tensor, call: Call, moments: Tensor, sums: Tensor) -> Tensor:

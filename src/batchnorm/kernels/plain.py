@@ -42,10 +42,10 @@ def normalize(call: Call, moments: Tensor) -> Tensor:
 def backward(
     dy: Tensor, call: Call, moments: Tensor, fixed: bool, wanted: tuple[bool, bool]
 ) -> Gradients:
-    """``dx = weight invstd (g - w (sum(g) + xhat sum(g xhat)) / count)`` with g before the activation.
+    """``dx = weight invstd (g - w (sum(g) + xhat sum(g xhat)) / count)``.
 
-    w is the mask's weight of a position (1 without a mask). Fixed statistics do not depend on x:
-    the sums drop out.
+    g is the gradient before the activation, w the mask's weight of a position (1 without a
+    mask). Fixed statistics do not depend on x: the sums drop out.
     """
     g = _before(dy, call, moments)
     xhat, _ = _standardize(call, moments)
