@@ -197,7 +197,7 @@ def load(name: str) -> Data:
     )
 
 
-def _own(name: str, given: Any) -> Data:  # noqa: ANN401
+def _own(name: str, given: Any) -> Data:
     if isinstance(given, Data):
         return given
     try:
@@ -218,7 +218,7 @@ def _own(name: str, given: Any) -> Data:  # noqa: ANN401
     )
 
 
-def _tensors(x: Any, y: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+def _tensors(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """Inputs as float32 and labels as int64, where nothing is lost by it."""
     inputs, labels = torch.as_tensor(x), torch.as_tensor(y)
     if inputs.is_complex() or labels.is_floating_point() or labels.is_complex():
@@ -310,7 +310,7 @@ def _torchvision(name: str) -> Data:
     return Data(name, *parts, classes=len(learned.classes), shape=tuple(x.shape[1:]))
 
 
-def _images(dataset: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+def _images(dataset: Any) -> tuple[Tensor, Tensor]:
     """Pixels in [0, 1], shape (n, channels, height, width), and classes."""
     pixels = torch.as_tensor(dataset.data)
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)

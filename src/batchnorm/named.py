@@ -4,13 +4,13 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def call(name: str, what: str) -> Any:  # noqa: ANN401
+def call(name: str, what: str) -> Any:
     """What the user's ``module:function`` returns; the current folder is importable meanwhile.
 
     A module whose file has changed since it was imported is imported anew.
@@ -66,7 +66,7 @@ _imported: dict[str, str] = {}
 
 
 @contextmanager
-def _current_folder_importable() -> Iterator[None]:
+def _current_folder_importable() -> Generator[None]:
     before = list(sys.path)
     sys.path.insert(0, str(Path.cwd()))
     importlib.invalidate_caches()

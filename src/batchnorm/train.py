@@ -2,8 +2,9 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
-    "momentum": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
+    "momentum": partial(torch.optim.SGD, momentum=0.9),
     "rmsprop": torch.optim.RMSprop,
     "adam": torch.optim.Adam,
 }
@@ -78,10 +79,9 @@ def train(
     """
     _check(learning_rate, steps, batch_size, every)
     first, descent = _descent(model, optimizer, learning_rate)
-    place = {"device": first.device, "dtype": first.dtype}
-    x, y = data.train.x.to(**place), data.train.y.to(first.device)
+    x, y = _moved(data.train, first)
     judged = [
-        (name, part.x.to(**place), part.y.to(first.device))
+        (name, *_moved(part, first))
         for name, part in (("validation", data.validation), ("test", data.test))
     ]
     rows: list[Row] = []
@@ -142,8 +142,11 @@ def evaluate(model: nn.Module, examples: Examples) -> tuple[float, float]:
     """
     if len(examples) == 0:
         raise ValueError("examples is empty: expected at least one example to evaluate on")
-    like = next(model.parameters(), examples.x)
-    return _evaluate(model, examples.x.to(like.device, like.dtype), examples.y.to(like.device))
+    return _evaluate(model, *_moved(examples, next(model.parameters(), examples.x)))
+
+
+def _moved(examples: Examples, like: Tensor) -> tuple[Tensor, Tensor]:
+    return examples.x.to(like.device, like.dtype), examples.y.to(like.device)
 
 
 def _evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
@@ -158,18 +161,16 @@ def _evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+def seeded(seed: int, device: torch.device | None = None) -> Generator[None]:
     """Seed torch (CPU and ``device``), NumPy and ``random``; give all their states back."""
-    on_device = device is not None and device.type != "cpu"
+    borrowed = [] if device is None or device.type == "cpu" else [device]
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(
-        devices=[device] if on_device else [], device_type=device.type if on_device else "cuda"
-    ):
+    with torch.random.fork_rng(borrowed, device_type=borrowed[0].type if borrowed else "cuda"):
         try:
             # torch.manual_seed would also reseed devices whose state is not given back here.
             torch.default_generator.manual_seed(seed)
-            if on_device:
-                torch.get_device_module(device).manual_seed(seed)
+            for one in borrowed:
+                torch.get_device_module(one).manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed % 2**32)
             yield
@@ -179,7 +180,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _modes_given_back(model: nn.Module) -> Iterator[None]:
+def _modes_given_back(model: nn.Module) -> Generator[None]:
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield

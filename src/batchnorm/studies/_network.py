@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from batchnorm.data import Data
+from batchnorm.data import Data, load
 from batchnorm.named import call
 from batchnorm.surgery import insert
 from batchnorm.train import seeded
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from batchnorm.studies._trial import Trial
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
-BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.batchnorm._LazyNormBase)
+BATCH_NORMS = (nn.modules.batchnorm._NormBase,)
 
 
 def build(trial: "Trial", data: Data) -> nn.Module:
@@ -84,6 +84,26 @@ def own(name: str) -> nn.Module:
             "inputs to logits"
         )
     return model
+
+
+def why_not(name: str, data: str) -> str | None:
+    """Why batch norm cannot be put into the user's network; None where it can.
+
+    Raises:
+        ValueError: the network or the data cannot be used at all.
+    """
+    model = own(name)
+    for path, module in model.named_modules():
+        if isinstance(module, BATCH_NORMS):
+            return (
+                f"{name} already has batch norm ({path or 'the model itself'}: "
+                f"{type(module).__name__}); the study needs the network without it"
+            )
+    changes = insert(model, example=load(data).train.x[:2])
+    if changes.changed:
+        return None
+    reasons = "; ".join(f"{path}: {reason}" for path, reason in changes.skipped)
+    return f"batch norm finds no place in {name}" + (f" ({reasons})" if reasons else "")
 
 
 def scale_weights(model: nn.Module, factor: float) -> None:

@@ -103,7 +103,7 @@ class Trial:
         return hashlib.sha256(f"{canonical(asdict(self))}\n{context}".encode()).hexdigest()
 
 
-def canonical(value: Any) -> str:  # noqa: ANN401
+def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values, equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 

@@ -1,5 +1,6 @@
 """From paired differences to one of four words, by rules fixed before the run."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,41 +41,44 @@ class Verdict:
 
 
 def bootstrap(
-    differences: Sequence[float], at_most: Sequence[float] | None = None
+    lows: Sequence[float], highs: Sequence[float] | None = None
 ) -> tuple[float, float, float]:
     """Median of paired differences with a 95 % bootstrap interval; the same on every call.
 
-    Where a difference is only known to be no larger than a bound (an arm that never got there),
-    ``differences`` holds ``-inf`` and ``at_most`` the bound: the lower end is then the one of
-    the worst case and the median and the upper end are those of the best case, so that
-    the interval covers whatever the censored values are.
+    A difference may be known only to lie in ``[low, high]``: with ``-inf`` for low where an arm
+    never got there, ``inf`` for high where it left the range that was looked at. The lower end is
+    that of all the lows and the upper end that of all the highs, so that the interval holds
+    whatever the true values are; the median is that of the side that is finite.
 
     Args:
-        differences: one a seed.
-        at_most: upper bounds, one a seed; equal to ``differences`` where these are known.
+        lows: the differences, one a seed, or the least that each can be.
+        highs: the most that each can be; the same as ``lows`` when left out.
 
     Returns:
         Median, lower end, upper end. With five seeds the interval runs from the smallest to the
         largest difference: few seeds cannot say more.
 
     Raises:
-        ValueError: no differences, or bounds of another length.
+        ValueError: no differences, or ``highs`` of another length.
 
     >>> bootstrap([1.0, 2.0, 3.0, 4.0, 5.0])
     (3.0, 1.0, 5.0)
     """
-    lows = np.asarray(differences, dtype=float)
-    highs = lows if at_most is None else np.asarray(at_most, dtype=float)
-    if len(lows) == 0 or lows.shape != highs.shape:
+    below = np.asarray(lows, dtype=float)
+    above = below if highs is None else np.asarray(highs, dtype=float)
+    if len(below) == 0 or below.shape != above.shape:
         raise ValueError(
-            f"{len(lows)} differences with {len(highs)} bounds; expected one of each for every seed"
+            f"{len(below)} lows and {len(above)} highs; expected one of each for every seed, and "
+            "at least one seed"
         )
-    drawn = np.random.default_rng(SEED).integers(len(lows), size=(RESAMPLES, len(lows)))
+    drawn = np.random.default_rng(SEED).integers(len(below), size=(RESAMPLES, len(below)))
     tail = (1 - CONFIDENCE) / 2
     # A quantile between two values would meet inf - inf; the outer one is also the cautious one.
-    low = np.quantile(_median(lows[drawn]), tail, method="lower")
-    high = np.quantile(_median(highs[drawn]), 1 - tail, method="higher")
-    return float(_median(highs[None])[0]), float(low), float(high)
+    low = np.quantile(_median(below[drawn]), tail, method="lower")
+    high = np.quantile(_median(above[drawn]), 1 - tail, method="higher")
+    middles = [float(_median(side[None])[0]) for side in (below, above)]
+    value = middles[0] if math.isfinite(middles[0]) else middles[1]
+    return value, float(low), float(high)
 
 
 def _median(rows: np.ndarray) -> np.ndarray:
@@ -82,9 +86,7 @@ def _median(rows: np.ndarray) -> np.ndarray:
     middle = ordered.shape[1] // 2
     if ordered.shape[1] % 2:
         return ordered[:, middle]
-    below, above = ordered[:, middle - 1], ordered[:, middle]
-    # The mean of -inf and a number is -inf; of -inf and +inf, nan, which cannot arise here.
-    return (below + above) / 2
+    return (ordered[:, middle - 1] + ordered[:, middle]) / 2
 
 
 def decide(low: float, high: float, *, none: float, claimed: float) -> str:

@@ -1,0 +1,221 @@
+"""L11: batch norm speeds up learning, as normalizing the inputs does."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from batchnorm.studies._race import Race, race
+from batchnorm.studies._sweep import Rows, networks, rates, runs, sweep
+from batchnorm.studies._trial import Setup, Trial
+from batchnorm.studies._verdict import INCONCLUSIVE, Verdict, bootstrap, decide
+
+if TYPE_CHECKING:
+    import altair as alt
+
+NAME = "speed"
+LECTURE = "L11"
+TITLE = "Batch norm speeds up learning"
+CLAIM = (
+    "Normalizing the inputs, such as features from 0 to 1 and from 1 to 1000, speeds up learning; "
+    "batch norm does the same for the values deeper in the network."
+)
+METHOD = (
+    "Ratio of steps until the held-out accuracy first reaches the best that the network without "
+    "batch norm ever reaches, over paired seeds: same initial weights, same mini-batches. Learning "
+    "rates come from one grid and are chosen on the validation set; steps are counted on the test "
+    "set. Seconds are those steps times the seconds of a step, measured with nothing else running."
+)
+PUBLISHED = (
+    "Inception on ImageNet came to the accuracy of the original in 13.3 million steps instead of "
+    "31.0 million with batch norm alone (2.3 times fewer), and in 2.1 million (14 times fewer) "
+    "with a five times larger learning rate and five more changes: Ioffe & Szegedy 2015, Figure 3."
+)
+
+CLAIMED = 1.1  # a tenth fewer steps: less is not worth the name of a speed-up
+LEARNED = 0.1  # a network whose accuracy has not risen by so much has no pace to compare with
+RULE = (
+    f"supported: the whole interval at {CLAIMED} or above; contradicted: all of it below 1; not "
+    f"supported: all of it below {CLAIMED}; inconclusive: otherwise, or where the network without "
+    f"batch norm gains less than {100 * LEARNED:.0f} points of accuracy"
+)
+WITHOUT, WITH = "without", "with batch norm"
+TABULAR = "breast_cancer"
+RAW = "raw inputs"
+ARMS: dict[str, dict[str, Any]] = {
+    RAW: {},
+    "normalized inputs": {"normalize_inputs": True},
+    "batch norm in hidden layers": {"batch_norm": True},
+    "batch norm on inputs too": {"batch_norm": True, "batch_norm_inputs": True},
+}
+TABULAR_DEPTH = 2  # tells these trials from those of a user who asks for the same data
+TABULAR_RATES = [10.0**power for power in range(-6, 1)]
+SHORT, LONG = 20, 170  # steps of the timed trials: their difference has no start-up in it
+
+
+def trials(setup: Setup) -> list[Trial] | str:
+    """Every network with and without batch norm on its grid; and the tabular arms on theirs."""
+    bases = networks(setup)
+    if isinstance(bases, str):
+        return bases
+    out: list[Trial] = []
+    for base in bases:
+        for batch_norm in (False, True):
+            out += sweep(base, setup.scale, rates(setup.scale, base), batch_norm=batch_norm)
+    if setup.model is None and setup.data == Setup.data:
+        steps = 100 if setup.scale == "quick" else 500
+        base = Trial(data=TABULAR, depth=TABULAR_DEPTH, width=50, steps=steps, every=5)
+        for arm in ARMS.values():
+            out += sweep(base, setup.scale, TABULAR_RATES, **arm)
+    return out
+
+
+def timings(setup: Setup) -> list[Trial]:
+    """A short and a long trial an arm; their rows are the fields with "seconds"."""
+    bases = networks(setup)
+    return [
+        replace(base, batch_norm=batch_norm, learning_rate=0.01, steps=steps, every=steps)
+        for base in (bases if isinstance(bases, list) else [])
+        for batch_norm in (False, True)
+        for steps in (SHORT, LONG)
+    ]
+
+
+def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
+    """Steps at each arm's best learning rate (the headline), at the same one, and seconds."""
+    verdicts: list[Verdict] = []
+    for network in _networks(rows):
+        verdicts += _compared(rows, network)
+    arms = runs(rows, _tabular_arm)
+    return verdicts + [
+        _verdict(
+            race(arms[RAW], arms[arm]),
+            f"steps, tabular, {arm}",
+            f"On 30 raw features of very different scale, {arm}: the best accuracy of raw inputs "
+            "is reached in fewer steps.",
+        )
+        for arm in list(ARMS)[1:]
+        if arms
+    ]
+
+
+def _compared(rows: Rows, network: str) -> list[Verdict]:
+    arms = runs(rows, lambda row: _arm(row, network))
+    best, same = race(arms[WITHOUT], arms[WITH]), race(arms[WITHOUT], arms[WITH], same=True)
+    plain, normed = (_seconds_a_step(rows, network, batch_norm) for batch_norm in (False, True))
+    cost = "No seconds were measured."
+    if not math.isnan(plain / normed):
+        cost = (
+            f"A step takes {1e3 * plain:.2f} ms without and {1e3 * normed:.2f} ms with batch norm; "
+            "the interval is that of the steps."
+        )
+    return [
+        _verdict(
+            best,
+            f"steps, {network}, best rates",
+            f"With each arm at its best learning rate, batch norm reaches the best accuracy of the "
+            f"{network} network without it in fewer steps.",
+        ),
+        _verdict(
+            same,
+            f"steps, {network}, same rate",
+            f"At the learning rate that suits the {network} network without batch norm, the one "
+            "with it needs fewer steps.",
+        ),
+        _verdict(
+            best,
+            f"seconds, {network}, best rates",
+            f"In seconds, with what a step of batch norm costs, it is faster too ({network}).",
+            plain / normed,
+            cost,
+        ),
+    ]
+
+
+def charts(rows: list[dict[str, Any]]) -> "dict[str, alt.LayerChart]":
+    """Learning curves at each arm's best rate, steps over rates, and all ratios."""
+    from batchnorm.charts import intervals
+
+    out = {
+        "ratios": intervals(
+            [asdict(v) | {"label": v.metric} for v in measure(rows) if v.value is not None],
+            x_title="times faster",
+            title="How many times faster, with 95 % intervals",
+            reference=1,
+            log_x=True,
+        )
+    }
+    for network in _networks(rows):
+        title = f"Test accuracy, {network} network, each arm at its best learning rate"
+        out[f"curves-{network}"] = _curves(
+            rows, lambda row, network=network: _arm(row, network), WITHOUT, title
+        )
+    if any(map(_tabular_arm, rows)):
+        title = "Test accuracy, tabular data, each arm at its best learning rate"
+        out["curves-tabular"] = _curves(rows, _tabular_arm, RAW, title)
+    return out
+
+
+def _curves(
+    rows: Rows, by: Callable[[dict[str, Any]], str | None], base: str, title: str
+) -> "alt.LayerChart":
+    from batchnorm.charts import curves
+
+    arms = runs(rows, by)
+    best = {arm: race(arms[base], arms[arm]).rate for arm in arms}
+    drawn = [
+        row | {"arm": arm}
+        for row in rows
+        if (arm := by(row)) is not None and row["learning_rate"] == best[arm]
+    ]
+    return curves(drawn, "step", "test_accuracy", title=title)
+
+
+def _verdict(
+    result: Race, metric: str, claim: str, per_step: float = 1.0, note: str | None = None
+) -> Verdict:
+    """Of a ratio of steps, times ``per_step``: seconds of a base's step over the other's."""
+    if result.gained < LEARNED:
+        gained = f"The base learned {100 * result.gained:.0f} points in the steps given: no pace."
+        return Verdict(NAME, claim, metric, None, None, None, INCONCLUSIVE, "×", RULE, gained)
+    note = result.note() if note is None else note
+    if math.isnan(per_step):
+        return Verdict(NAME, claim, metric, None, None, None, INCONCLUSIVE, "×", RULE, note)
+    value, low, high = (per_step * math.exp(v) for v in bootstrap(result.lows, result.highs))
+    word = decide(low, high, none=1, claimed=CLAIMED)
+    return Verdict(NAME, claim, metric, value, low, high, word, "×", RULE, note)
+
+
+def _networks(rows: Rows) -> list[str]:
+    """Sigmoid first, the paper's network and so the headline; or the user's alone."""
+    return list(dict.fromkeys(row["activation"] for row in rows if not _premise(row)))
+
+
+def _premise(row: dict[str, Any]) -> bool:
+    return row["network"] == "mlp" and row["data"] == TABULAR and row["depth"] == TABULAR_DEPTH
+
+
+def _arm(row: dict[str, Any], network: str) -> str | None:
+    if "seconds" in row or _premise(row) or row["activation"] != network:
+        return None
+    return WITH if row["batch_norm"] else WITHOUT
+
+
+def _tabular_arm(row: dict[str, Any]) -> str | None:
+    if "seconds" in row or not _premise(row):
+        return None
+    fields = ("normalize_inputs", "batch_norm", "batch_norm_inputs")
+    mine = {field: True for field in fields if row[field]}
+    return next(name for name, arm in ARMS.items() if arm == mine)
+
+
+def _seconds_a_step(rows: Rows, network: str, batch_norm: bool) -> float:
+    """From the long timed trial less the short one; nan where they are missing."""
+    took = {
+        row["steps"]: row["seconds"]
+        for row in rows
+        if "seconds" in row and row["activation"] == network and row["batch_norm"] == batch_norm
+    }
+    if len(took) < 2:
+        return math.nan
+    return (took[max(took)] - took[min(took)]) / (max(took) - min(took))
