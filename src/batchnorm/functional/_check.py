@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 
 def check(
@@ -54,12 +55,19 @@ def check(
                 f"{missing}=None with training=False; evaluation normalizes with running "
                 f"statistics: give both, or training=True to use the batch's own"
             )
-    elif channels and x.numel() == channels:
+    elif channels and x.numel() == channels and _pooled(x).numel() == channels:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size "
             f"{_shown(x, axis)}: the variance of one value is zero; use larger batches, drop the "
             f"last partial one (DataLoader(drop_last=True)), or evaluate with running statistics"
         )
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """`x` with the axes that `torch.vmap` hides, over which statistics pool."""
+    while is_functorch_wrapped_tensor(x):
+        x = get_unwrapped(x)
+    return x
 
 
 def check_momentum(
