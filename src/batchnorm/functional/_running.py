@@ -48,7 +48,7 @@ def _move(
     share = momentum
     if share is None:
         assert batches is not None, "checked by batch_norm"
-        share = 1 / batches
+        share = 1 / batches.to(new_mean.dtype)
     for buffer, new in ((mean, new_mean), (var, new_var)):
         if buffer is not None:
             buffer.copy_(buffer + (new - buffer) * share)
