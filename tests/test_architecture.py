@@ -62,9 +62,7 @@ def violations(sources):
         f"{file}: {part} imports {target}"
         for (part, file), text in sources.items()
         for target in imported(text)
-        if target != part
-        and target not in ARROWS.get(part, set())
-        and not (target == "__version__")
+        if target != part and target not in ARROWS.get(part, set()) and target != "__version__"
     ]
 
 
