@@ -1,0 +1,11 @@
+"""Rows in, Altair charts out: learning curves, sweeps over a setting, intervals.
+
+Colors are fixed, readable on a light and on a dark page, and never alone: dash or shape says the
+same. Axes, text and grid carry no color, so that the page's theme decides. A value that is None or
+not finite (a diverged run) is never drawn as a number.
+"""
+
+from batchnorm.charts.bars import intervals
+from batchnorm.charts.lines import curves, sweep
+
+__all__ = ["curves", "intervals", "sweep"]

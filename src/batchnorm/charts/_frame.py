@@ -1,0 +1,69 @@
+"""What every chart has: titles, axes, tooltips, a description for those who cannot see it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    import altair as alt
+
+
+class Look(TypedDict, total=False):
+    """What every chart takes by keyword; a field's name stands in for a missing axis title."""
+
+    title: str
+    x_title: str
+    y_title: str
+    log_x: bool
+    log_y: bool
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Two fields, and how their axes look."""
+
+    x: str
+    y: str
+    title: str = ""
+    x_title: str = ""
+    y_title: str = ""
+    log_x: bool = False
+    log_y: bool = False
+
+    def named(self, channel: str) -> str:
+        given, field = (self.x_title, self.x) if channel == "x" else (self.y_title, self.y)
+        return given or field.replace("_", " ")
+
+    def axis(self, channel: str, padding: int = 0) -> dict[str, Any]:
+        import altair as alt
+
+        field, log = (self.x, self.log_x) if channel == "x" else (self.y, self.log_y)
+        scale: dict[str, Any] = {"type": "log", "nice": False} if log else {"zero": False}
+        scale |= {"padding": padding} if padding else {}
+        style: dict[str, Any] = {"grid": channel == "y", "tickCount": 6 if channel == "x" else 5}
+        style |= {"format": "~g"} if log else {"format": ".0%"} if "accuracy" in field else {}
+        return {
+            "title": self.named(channel),
+            "scale": alt.Scale(**scale),
+            "axis": alt.Axis(**style),
+        }
+
+    def chart(
+        self, layers: "list[alt.Chart]", height: Any, facts: list[str], note: str = ""
+    ) -> "alt.LayerChart":
+        import altair as alt
+
+        titles = " against ".join(filter(None, [self.named("y"), self.named("x")]))
+        about = ": ".join(filter(None, [self.title, titles]))
+        title = alt.Title(self.title, subtitle=note) if note else self.title
+        look: dict[str, Any] = {"width": "container", "height": height, "title": title}
+        return alt.LayerChart(layer=layers, description=f"{about}. {'. '.join(facts)}.", **look)
+
+
+def tip(field: str, title: str) -> "alt.Tooltip":
+    import altair as alt
+
+    return alt.Tooltip(f"{field}:Q", title=title, format=".4~g")
+
+
+def text(value: float | None) -> str:
+    return "no value" if value is None else f"{value:.3g}"
