@@ -1,0 +1,183 @@
+"""A run's folder: finished trials a line at a time, everything else whole or not at all."""
+
+import json
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from batchnorm.train import Row
+
+FORMAT = 1
+MANIFEST, TRIALS, TIMING = "manifest.json", "trials.jsonl", "timing.json"
+VERDICTS, CHARTS, REPORT, LOCK = "verdicts.json", "charts", "report.html", ".lock"
+PART = ".part"
+
+
+@dataclass
+class Folder:
+    """An open run's folder; :func:`opened` makes one.
+
+    Args:
+        path: the folder.
+        finished: rows of every trial that was ever finished here, by key.
+    """
+
+    path: Path
+    finished: dict[str, list[Row]] = field(default_factory=dict[str, list[Row]])
+
+    def add(self, key: str, trial: Mapping[str, Any], rows: list[Row]) -> None:
+        """Append one finished trial; when this returns, it is on the disk.
+
+        Raises:
+            OSError: the disk is full or not writable. What was written of the line is dropped when
+                the folder is opened again.
+            ValueError: a number in ``rows`` that is not finite.
+        """
+        record = {"key": key, "trial": trial, "rows": rows}
+        line = json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
+        with open(self.path / TRIALS, "ab", buffering=0) as file:
+            _write(file, line.encode())
+        # As the file gives them back, so that a resumed run sees the very same values.
+        self.finished[key] = json.loads(line)["rows"]
+
+    def write(self, name: str, value: Any) -> None:
+        """Write ``value`` as JSON to the file ``name``: the old file or the new one, never half.
+
+        Raises:
+            OSError: the disk is full or not writable.
+            ValueError: a number in ``value`` that is not finite.
+        """
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        target = self.path / name
+        target.parent.mkdir(exist_ok=True)
+        draft = target.with_name(target.name + PART)
+        try:
+            with open(draft, "wb", buffering=0) as file:
+                _write(file, text.encode())
+            os.replace(draft, target)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The JSON object in the file ``name``; empty where there is none that can be read."""
+        return read(self.path / name)
+
+    def clear(self, *, trials: bool) -> None:
+        """Remove what a run made of its trials, and with ``trials`` these too; nothing else.
+
+        The manifest stays until a new one takes its place: it names the charts that are ours and
+        tells the next run, whatever happens to this one, whose folder this is.
+        """
+        charts = [c["name"] for s in self.read(MANIFEST).get("studies", []) for c in s["charts"]]
+        names = [f"{CHARTS}/{name}.json" for name in charts] + [VERDICTS, REPORT]
+        if trials:
+            names += [TRIALS, TIMING]
+            self.finished.clear()
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or not empty: then it also holds someone else's files
+            (self.path / CHARTS).rmdir()
+
+
+def check(path: Path) -> None:
+    """Touch nothing, and refuse a folder that a run must not write to.
+
+    Raises:
+        ValueError: a file, a folder with other people's files, or one of a later format.
+        OSError: it cannot be looked into.
+    """
+    way_out = "choose another folder (--out, or out=...)"
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"the output folder {str(path)!r} is a file: {way_out}")
+    names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    others = [name for name in names if name != LOCK and not name.endswith(PART)]
+    manifest = read(path / MANIFEST)
+    if others and not ("batchnorm" in manifest and "format" in manifest):
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise ValueError(
+            f"the output folder {str(path)!r} is not empty and is not the folder of a run (it "
+            f"holds {shown}); nothing was touched: {way_out}"
+        )
+    if manifest and manifest["format"] != FORMAT:
+        raise ValueError(
+            f"the output folder {str(path)!r} is of format {manifest['format']}, this batchnorm "
+            f"writes format {FORMAT}: {way_out}, or use the version that wrote it "
+            f"(batchnorm {manifest['batchnorm']})"
+        )
+
+
+@contextmanager
+def opened(path: Path, *, fresh: bool = False) -> Generator[Folder]:
+    """The folder, made where it is missing, locked against other runs while the context lasts.
+
+    The lock is the operating system's: it goes with the process, however that ends.
+
+    Args:
+        path: where.
+        fresh: forget the trials that an earlier run finished here.
+
+    Raises:
+        ValueError: as :func:`check`.
+        OSError: another run has it open, or it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    check(path)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(
+            f"the output folder {str(path)!r} is in use by another run: wait until it ends, stop "
+            "it, or choose another folder (--out, or out=...)"
+        ) from None
+    try:
+        check(path)
+        folder = Folder(path)
+        if fresh:
+            folder.clear(trials=True)
+        folder.finished.update(_finished(path / TRIALS))
+        yield folder
+    finally:
+        lock.release()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none that can be read."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _finished(path: Path) -> dict[str, list[Row]]:
+    """Rows by key; a torn last line is cut off, so that the next starts on a line of its own."""
+    if not path.exists():
+        return {}
+    with open(path, "r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+    finished: dict[str, list[Row]] = {}
+    for line in content[:whole].splitlines():
+        # A line that the disk has spoiled is a trial that is run again.
+        with suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            finished[record["key"]] = record["rows"]
+    return finished
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    try:
+        while content:
+            content = content[file.write(content) :]
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, file.name) from error

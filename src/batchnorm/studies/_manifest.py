@@ -1,0 +1,99 @@
+"""What a run says of itself: versions, machine, configuration, and its studies."""
+
+import os
+import platform
+import shlex
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from batchnorm.studies._context import Context
+from batchnorm.studies._folder import FORMAT
+from batchnorm.studies._plan import STUDIES, Part
+from batchnorm.studies._trial import Setup
+
+
+def about(
+    parts: Iterable[Part], setup: Setup, context: Context, out: Path, jobs: int | None
+) -> dict[str, Any]:
+    """The manifest's head: all that is known before the first trial runs."""
+    parts = list(parts)
+    return {
+        "format": FORMAT,
+        "batchnorm": version("batchnorm"),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "machine": machine(),
+        "started": now(),
+        "finished": None,
+        "scale": setup.scale,
+        "model": setup.model,
+        "data": setup.data,
+        "jobs": jobs,
+        "command": command([part.study.NAME for part in parts], setup, out),
+        "context": context.base,
+        "fingerprints": {name: data.fingerprint for name, data in context.data.items()},
+        "seeds": sorted({trial.seed for part in parts for trial in part.trials.values()}),
+    }
+
+
+def entry(part: Part) -> dict[str, Any]:
+    """What the manifest says of one study."""
+    study = part.study
+    return {
+        "name": study.NAME,
+        "lecture": study.LECTURE,
+        "title": study.TITLE,
+        "claim": study.CLAIM,
+        "method": study.METHOD,
+        "published": study.PUBLISHED,
+        "trials": len(part.trials),
+        "keys": list(part.trials),
+        "status": part.status,
+        "reason": part.not_applicable or part.failed,
+        "charts": [{"name": n, "title": _title(chart)} for n, chart in part.charts.items()],
+    }
+
+
+def command(names: list[str], setup: Setup, out: Path) -> str:
+    """What to type to get this run again, or to go on with it.
+
+    >>> command(["speed"], Setup(scale="full"), Path("runs/study"))
+    'batchnorm study speed --scale full'
+    """
+    words = ["batchnorm", "study", *(names if len(names) < len(STUDIES) else [])]
+    words += ["--model", setup.model] if setup.model is not None else []
+    words += ["--data", setup.data] if setup.data != Setup.data else []
+    words += ["--scale", setup.scale] if setup.scale != Setup.scale else []
+    words += ["--out", str(out)] if out != Path("runs/study") else []
+    return shlex.join(words)
+
+
+def machine() -> dict[str, Any]:
+    """Processor, its cores, and the operating system."""
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform(terse=True)}
+
+
+def now() -> str:
+    """This second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _title(chart: dict[str, Any]) -> str:
+    title = chart.get("title", "")
+    return str(title.get("text", "") if isinstance(title, dict) else title)

@@ -1,0 +1,146 @@
+"""One stretch of work on a run's folder: from its opening to its end or interruption."""
+
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batchnorm.studies._engine import run_trials
+from batchnorm.studies._folder import TIMING, Folder
+from batchnorm.studies._manifest import machine
+from batchnorm.studies._plan import Part
+from batchnorm.studies._trial import Trial
+from batchnorm.studies._workers import Outcome, Workers
+from batchnorm.train import Row
+
+TIMES = 4  # a timing is the least of so many: whatever else the machine did only adds to it
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Args:
+        stage: "trials", "timing" (trials alone, for their seconds) or "page".
+        done: trials of this stage that are finished, resumed ones included.
+        total: trials of this stage.
+        resumed: trials that an earlier run had finished.
+        best: the highest validation accuracy so far, and the trial that reached it.
+    """
+
+    stage: str
+    done: int
+    total: int
+    resumed: int
+    best: tuple[float, Trial] | None = None
+
+
+class Sitting:
+    """Runs the trials that a folder lacks, and the timings.
+
+    Args:
+        folder: open; its finished trials are taken over where their keys are wanted.
+        parts: the studies; marked as failed where one of their trials fails.
+        on_progress: told after every trial.
+    """
+
+    def __init__(
+        self, folder: Folder, parts: list[Part], on_progress: Callable[[Progress], object]
+    ) -> None:
+        self.folder, self.parts, self.on_progress = folder, parts, on_progress
+        # Studies share what is equal: one key, one trial.
+        self.trials = {key: trial for part in parts for key, trial in part.trials.items()}
+        self.best: tuple[float, Trial] | None = None
+        self.resumed = 0
+        for key, trial in self.trials.items():
+            if key in folder.finished:
+                self.resumed += 1
+                self.look_at(trial, folder.finished[key])
+        self.earlier = folder.read(TIMING)
+        self.timings: dict[str, dict[str, Any]] = {}
+        self.start, self.idle = time.monotonic(), self.resumed == len(self.trials)
+
+    def run_trials(self, jobs: int, executor: Executor | None) -> None:
+        left = {k: t for k, t in self.trials.items() if k not in self.folder.finished}
+        self.tell("trials", self.resumed, len(self.trials))
+        with Workers(min(jobs, len(left)), executor) as workers:
+            run_trials(left, workers, self.take, wanted=self.wanted)
+
+    def take(self, key: str, outcome: Outcome) -> None:
+        if outcome.failure is None:
+            self.folder.add(key, asdict(self.trials[key]), outcome.rows)
+            self.look_at(self.trials[key], outcome.rows)
+        else:
+            self.fail(key, outcome.failure)
+        done = sum(key in self.folder.finished for key in self.trials)
+        left = sum(self.wanted(key) for key in self.trials if key not in self.folder.finished)
+        self.tell("trials", done, done + left)
+
+    def wanted(self, key: str) -> bool:
+        return any(part.failed is None and key in part.trials for part in self.parts)
+
+    def fail(self, key: str, why: str) -> None:
+        for part in self.parts:
+            trial = part.trials.get(key) or part.timings.get(key)
+            if trial is not None and part.failed is None:
+                part.failed = f"{why}, in the trial {described(trial)}"
+
+    def look_at(self, trial: Trial, rows: list[Row]) -> None:
+        accuracies = [row.get("validation_accuracy") for row in rows]
+        best = max((value for value in accuracies if value is not None), default=None)
+        if best is not None and (self.best is None or best > self.best[0]):
+            self.best = best, trial
+
+    def run_timings(self, executor: Executor | None) -> None:
+        """Alone and one after another, in turns, so that a slow minute of the machine hits all."""
+        wanted = {k: t for p in self.parts if not p.failed for k, t in p.timings.items()}
+        if self.earlier.get("machine") == machine():
+            known = {e["key"]: e for e in self.earlier["trials"]}
+            self.timings.update((key, known[key]) for key in wanted if key in known)
+        left = {key: trial for key, trial in wanted.items() if key not in self.timings}
+        with Workers(1, executor) as workers:
+            for turn in range(TIMES):
+                for place, (key, trial) in enumerate(left.items()):
+                    self.tell("timing", turn * len(left) + place, TIMES * len(left))
+                    run_trials({key: trial}, workers, self.take_time)
+
+    def take_time(self, key: str, outcome: Outcome) -> None:
+        if outcome.failure is not None:
+            return self.fail(key, outcome.failure)
+        trial = next(part.timings[key] for part in self.parts if key in part.timings)
+        seconds = min(outcome.seconds, self.timings.get(key, {}).get("seconds", math.inf))
+        steps = outcome.rows[-1].get("step") if outcome.rows else None
+        self.timings[key] = {"key": key, "trial": asdict(trial), "seconds": seconds, "steps": steps}
+
+    def seconds(self, part: Part) -> list[dict[str, Any]]:
+        """A row for each of a study's timings: the fields, the key, and "seconds"."""
+        return [
+            {**asdict(trial), "key": key, "seconds": self.timings[key]["seconds"]}
+            for key, trial in part.timings.items()
+            if key in self.timings
+        ]
+
+    def write_timing(self) -> None:
+        before = self.earlier.get("total_seconds", 0.0) if self.resumed else 0.0
+        spent = 0.0 if self.idle and before else time.monotonic() - self.start
+        timing = {
+            "machine": machine(),
+            "trials": list(self.timings.values()),
+            "total_seconds": round(before + spent, 3),
+        }
+        self.folder.write(TIMING, timing)
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        self.on_progress(Progress(stage, done, total, self.resumed, self.best))
+
+
+def described(trial: Trial) -> str:
+    """A trial in a few words.
+
+    >>> described(Trial(batch_norm=True, learning_rate=0.5))
+    'with batch norm, sgd, learning rate 0.5, seed 0'
+    """
+    arm = "with batch norm" if trial.batch_norm else "without batch norm"
+    return f"{arm}, {trial.optimizer}, learning rate {trial.learning_rate:g}, seed {trial.seed}"

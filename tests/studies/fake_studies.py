@@ -1,0 +1,93 @@
+"""Trials of a few milliseconds and studies of them, importable by worker processes too."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from batchnorm.studies._context import Context
+from batchnorm.studies._manifest import about
+from batchnorm.studies._plan import planned
+from batchnorm.studies._run import carry_out
+from batchnorm.studies._trial import Setup, Trial
+from batchnorm.studies._verdict import Verdict
+
+SETUP = Setup(data="digits8x8")
+
+
+@dataclass(frozen=True)
+class Tiny(Trial):
+    """Learns nothing, but its rows come from the seed through torch's own generator."""
+
+    data: str = "digits8x8"
+    do: str = "learn"
+    pause: float = 0.0
+    flag: str = ""
+
+    def run(self):
+        time.sleep(self.pause)
+        if self.do == "raise":
+            raise ValueError("this trial\nalways raises")
+        if self.do == "exit":
+            sys.exit("leaving")
+        if self.do == "die" or (self.do == "die once" and not Path(self.flag).exists()):
+            if self.flag:
+                Path(self.flag).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        torch.manual_seed(self.seed)
+        x, rows = torch.randn(50, 50), []
+        for step in range(4):
+            x = torch.tanh(x @ x)
+            loss = float("nan") if self.do == "nan" and step == 3 else x.mean().item()
+            accuracy = x.std().item()
+            rows.append({"step": step, "loss": loss, "validation_accuracy": accuracy})
+        return rows
+
+
+def fake_study(name, trials, *, measure=None, timings=()):
+    """A study of these trials whose one verdict is the mean of their losses."""
+
+    def mean(rows):
+        losses = [row["loss"] for row in rows if row.get("loss") is not None]
+        value = sum(losses) / len(losses)
+        return [Verdict(name, "a claim", "mean loss", value, None, 1.0, "supported", "", "none")]
+
+    chart = SimpleNamespace(to_dict=lambda: {"title": "Losses", "mark": "point", "data": {}})
+    return SimpleNamespace(
+        NAME=name,
+        LECTURE="L0",
+        TITLE=f"The title of {name}",
+        CLAIM="a claim",
+        METHOD="a method",
+        PUBLISHED="nowhere",
+        trials=lambda setup: trials,
+        timings=lambda setup: list(timings),
+        measure=measure or mean,
+        charts=lambda rows: {"losses": chart},
+    )
+
+
+def go(studies, out, *, jobs=2, executor=None, fresh=False, on_progress=None):
+    """As :func:`batchnorm.study`, for studies that are no modules and without drawing a page."""
+    import batchnorm.report
+
+    context = Context()
+    parts = planned(studies, SETUP, context)
+    head = about(parts, SETUP, context, out, jobs)
+    real, batchnorm.report.render = batchnorm.report.render, lambda folder: folder
+    try:
+        return carry_out(parts, head, out, jobs, executor, fresh, on_progress)
+    finally:
+        batchnorm.report.render = real
+
+
+if __name__ == "__main__":
+    # A run of its own, for tests that kill it: folder, number of trials, seconds in each.
+    folder, count, seconds = sys.argv[1:]
+    tiny = [Tiny(seed=seed, pause=float(seconds)) for seed in range(int(count))]
+    print(go([fake_study("tiny", tiny)], Path(folder), on_progress=print))

@@ -1,0 +1,347 @@
+"""A whole run: folders equal however it was cut to pieces, and failures kept to their study."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # as worker processes find the fakes too
+import batchnorm.report
+from fake_studies import Tiny, fake_study, go
+
+from batchnorm.studies import _context, study
+from batchnorm.studies._context import Context, sources
+from batchnorm.studies._trial import Trial
+
+FAKES = str(Path(__file__).with_name("fake_studies.py"))
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
+def trials_in(folder):
+    lines = (folder / "trials.jsonl").read_bytes().splitlines()
+    return {json.loads(line)["key"]: json.loads(line) for line in lines}
+
+
+def manifest_of(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def test_rows_do_not_depend_on_the_processes(tmp_path, pool):
+    studies = [fake_study("tiny", [Tiny(seed=seed, pause=0.01 * (seed % 3)) for seed in range(9)])]
+    runs = [
+        go(studies, tmp_path / "one", jobs=1),
+        go(studies, tmp_path / "two", jobs=2),
+        go(studies, tmp_path / "threads", executor=pool),
+    ]
+    one, two, threads = (trials_in(run.folder) for run in runs)
+    assert one == two == threads
+    assert len(one) == 9
+    verdicts = [(run.folder / "verdicts.json").read_bytes() for run in runs]
+    assert verdicts[0] == verdicts[1] == verdicts[2]
+
+
+def test_what_a_run_leaves(tmp_path, pool):
+    seen = []
+    run = go([fake_study("tiny", [Tiny(seed=3)])], tmp_path, executor=pool, on_progress=seen.append)
+    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert names == [
+        ".lock", "charts/tiny-losses.json", "manifest.json", "timing.json", "trials.jsonl",
+        "verdicts.json",
+    ]  # fmt: skip
+    manifest = manifest_of(tmp_path)
+    assert manifest["format"] == 1
+    assert manifest["started"] <= manifest["finished"]
+    assert manifest["seeds"] == [3]
+    entry = manifest["studies"][0]
+    assert entry["status"] == "done"
+    assert entry["charts"] == [{"name": "tiny-losses", "title": "Losses"}]
+    assert entry["keys"] == list(trials_in(tmp_path))
+    (verdict,) = json.loads((tmp_path / "verdicts.json").read_text())
+    assert verdict["value"] == run.verdicts[0].value
+    assert [(p.stage, p.done, p.total) for p in seen] == [
+        ("trials", 0, 1), ("trials", 1, 1), ("page", 0, 1)
+    ]  # fmt: skip
+    assert seen[-1].best[1] == Tiny(seed=3)
+    assert repr(run).splitlines()[1:] == ["  tiny: supported", f"  {tmp_path / 'report.html'}"]
+
+
+def test_equal_trials_run_once_and_serve_both_studies(tmp_path, pool):
+    shared = [Tiny(seed=seed) for seed in range(3)]
+    studies = [fake_study("a", shared), fake_study("b", [*shared, Tiny(seed=9)])]
+    run = go(studies, tmp_path, executor=pool)
+    assert run.trials == 4
+    assert len((tmp_path / "trials.jsonl").read_bytes().splitlines()) == 4
+    assert [verdict.study for verdict in run.verdicts] == ["a", "b"]
+
+
+def test_a_failing_trial_costs_its_study_only(tmp_path, pool):
+    bad = [Tiny(do="raise", seed=5), *(Tiny(seed=seed, pause=0.2) for seed in range(50, 70))]
+    good = [Tiny(seed=seed) for seed in range(4)]
+    run = go([fake_study("bad", bad), fake_study("good", good)], tmp_path, jobs=2)
+    assert [verdict.study for verdict in run.verdicts] == ["good"]
+    assert run.failed["bad"].startswith("ValueError: this trial always raises (fake_studies.py")
+    assert run.failed["bad"].endswith(
+        "in the trial without batch norm, sgd, learning rate 0.1, seed 5"
+    )
+    assert "\n" not in run.failed["bad"]
+    statuses = {e["name"]: e["status"] for e in manifest_of(tmp_path)["studies"]}
+    assert statuses == {"bad": "failed", "good": "done"}
+    assert len(trials_in(tmp_path)) < 20, "trials that could save nothing were run"
+    assert "bad: failed, ValueError" in repr(run)
+
+
+def test_a_study_that_does_not_apply_or_cannot_measure_says_so(tmp_path, pool):
+    def broken(rows):
+        return rows[0]["no such thing"]
+
+    studies = [
+        fake_study("idle", "there is nothing to normalize"),
+        fake_study("broken", [Tiny()], measure=broken),
+        fake_study("good", [Tiny()]),
+    ]
+    run = go(studies, tmp_path, executor=pool)
+    assert run.not_applicable == {"idle": "there is nothing to normalize"}
+    assert run.failed["broken"].startswith("KeyError: 'no such thing' (test_run.py, line")
+    assert [verdict.study for verdict in run.verdicts] == ["good"]
+
+
+def test_a_diverged_trial_is_a_row_like_others(tmp_path, pool):
+    run = go([fake_study("tiny", [Tiny(do="nan"), Tiny(seed=1)])], tmp_path, executor=pool)
+    assert run.failed == {}
+    losses = [r["rows"][3]["loss"] for r in trials_in(tmp_path).values()]
+    assert losses[0] is None
+    assert losses[1] is not None
+
+
+class NoExecutor:
+    def submit(self, *args):
+        raise AssertionError("a finished trial was run again")
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, pool):
+    studies = [fake_study("tiny", [Tiny(seed=s) for s in range(5)], timings=[Tiny(seed=77)])]
+    first = go(studies, tmp_path, executor=pool)
+    timing = (tmp_path / "timing.json").read_bytes()
+    again = go(studies, tmp_path, executor=NoExecutor())
+    assert (again.trials, again.resumed) == (5, 5)
+    assert again.verdicts == first.verdicts
+    assert (tmp_path / "timing.json").read_bytes() == timing
+    with pytest.raises(AssertionError, match="run again"):
+        go(studies, tmp_path, executor=NoExecutor(), fresh=True)
+
+
+def test_seconds_are_measured_apart_and_reach_the_measures_only(tmp_path, pool):
+    seen = []
+
+    def measure(rows):
+        seen.extend(rows)
+        return []
+
+    slow, quick = Tiny(seed=1, pause=0.05), Tiny(seed=2)
+    studies = [fake_study("tiny", [Tiny()], measure=measure, timings=[slow, quick])]
+    go(studies, tmp_path, executor=pool)
+    timing = json.loads((tmp_path / "timing.json").read_text())
+    seconds = {entry["trial"]["seed"]: entry["seconds"] for entry in timing["trials"]}
+    assert 0.05 < seconds[1] < 0.15
+    assert seconds[2] < 0.04
+    assert [row["seconds"] for row in seen if "seconds" in row] == [seconds[1], seconds[2]]
+    assert len(trials_in(tmp_path)) == 1
+    assert timing["total_seconds"] > 4 * 0.05
+
+
+def test_rows_of_other_code_are_not_taken_over(tmp_path, pool, monkeypatch):
+    studies = [fake_study("tiny", [Tiny(seed=seed) for seed in range(3)])]
+    go(studies, tmp_path, executor=pool)
+    monkeypatch.setattr(_context, "version", lambda name: "99.0")
+    changed = go(studies, tmp_path, executor=pool)
+    assert (changed.trials, changed.resumed) == (3, 0)
+    assert len(trials_in(tmp_path)) == 6, "the rows of the old code stay, under their own keys"
+    assert set(manifest_of(tmp_path)["studies"][0]["keys"]) == set(list(trials_in(tmp_path))[3:])
+    monkeypatch.undo()
+    assert go(studies, tmp_path, executor=NoExecutor()).resumed == 3
+
+
+def test_the_context_is_code_data_and_versions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("parts.py").write_text("width = 3\n")
+    Path("mine.py").write_text("import parts, math\ndef net(): return None\n")
+    Path("other.py").write_text("x = 1\n")
+    trial = Trial(network="mine:net", data="digits8x8")
+    before = Context().of(trial)
+    assert [path.name for path in sources("mine")] == ["mine.py", "parts.py"]
+    Path("other.py").write_text("x = 2\n")
+    assert Context().of(trial) == before
+    assert Context().of(Trial(data="digits8x8")) != before
+    Path("parts.py").write_text("width = 4\n")
+    assert Context().of(trial) != before
+    Path("parts.py").write_text("width = 3\n")
+    assert Context().of(trial) == before
+    assert Context().of(Trial(network="mine:net", data="breast_cancer")) != before
+    package = tmp_path / "batchnorm"
+    package.mkdir()
+    (package / "a.py").write_text("1")
+    monkeypatch.setattr(batchnorm, "__path__", [str(package)])
+    changed = Context().of(trial)
+    assert changed != before
+    (package / "a.py").write_text("2")
+    assert Context().of(trial) != changed
+
+
+def started(folder, count=40, seconds=0.03):
+    return subprocess.Popen(
+        [sys.executable, FAKES, str(folder), str(count), str(seconds)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lines_in(folder):
+    path = folder / "trials.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def children_of(pid):
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def test_killed_over_and_over_it_ends_as_if_undisturbed(tmp_path, pool):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    go([fake_study("tiny", [Tiny(seed=s, pause=0.03) for s in range(40)])], whole, executor=pool)
+    delays = random.Random(2015)
+    for more in (1, 5, 9, 12):
+        process, before = started(cut), lines_in(cut)
+        wait_until(lambda before=before, more=more: lines_in(cut) >= before + more)
+        workers = children_of(process.pid)
+        time.sleep(delays.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        assert before + more <= lines_in(cut) < 40
+        assert workers
+        wait_until(lambda workers=workers: not any(map(alive, workers)), 5)
+    last = started(cut)
+    errors = last.communicate()[1]
+    assert last.returncode == 0, errors
+    assert trials_in(cut) == trials_in(whole)
+    assert len((cut / "trials.jsonl").read_bytes().splitlines()) == 40, "some trial was run twice"
+    assert (cut / "verdicts.json").read_bytes() == (whole / "verdicts.json").read_bytes()
+
+
+def test_a_second_run_in_the_folder_is_turned_away_while_the_first_lives(tmp_path, pool):
+    folder = tmp_path / "run"
+    first = started(folder, seconds=0.2)
+    wait_until(lambda: lines_in(folder) >= 1)
+    studies = [fake_study("tiny", [Tiny(seed=1)])]
+    with pytest.raises(BlockingIOError, match="is in use by another run"):
+        go(studies, folder, executor=pool)
+    first.kill()
+    first.communicate()
+    assert go(studies, folder, executor=pool).failed == {}
+
+
+def test_interrupted_it_keeps_what_is_finished_and_takes_its_workers_along(tmp_path):
+    folder = tmp_path / "run"
+    process = started(folder, seconds=0.1)
+    wait_until(lambda: lines_in(folder) >= 2)
+    workers = children_of(process.pid)
+    for pid in (process.pid, *workers):  # as a terminal does: the whole group
+        os.kill(pid, signal.SIGINT)
+    errors = process.communicate(timeout=10)[1]
+    assert process.returncode not in (0, None)
+    assert errors.count("Traceback") == 1, errors  # the parent's own: this is not the command line
+    assert "KeyboardInterrupt" in errors
+    wait_until(lambda: not any(map(alive, workers)), 3)
+    assert 2 <= lines_in(folder) < 40
+    assert manifest_of(folder)["finished"] is None
+    assert json.loads((folder / "timing.json").read_text())["total_seconds"] > 0
+
+
+MINE = """
+from torch import nn
+
+def net(outputs=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, outputs))
+
+def number():
+    return 3
+
+def narrow():
+    return net(3)
+
+def deep():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"names": "sped"},
+            "no study 'sped': did you mean 'speed'? Possible: speed, learning_rate",
+        ),
+        ({"names": ["speed", "depth"]}, "no study 'depth': Possible: speed, learning_rate"),
+        ({"scale": "ful"}, "no scale 'ful': did you mean 'full'? Possible: quick, full"),
+        ({"jobs": 0}, "jobs is 0: expected a whole number of processes, 1 or more; leave it out"),
+        ({"jobs": -3}, "jobs is -3: expected"),
+        ({"jobs": 1.5}, "jobs is 1.5: expected"),
+        ({"jobs": True}, "jobs is True: expected"),
+        ({"data": "didgits"}, "no data set 'didgits'"),
+        ({"model": "nowhere:net"}, "model 'nowhere:net': importing 'nowhere' from"),
+        ({"model": "mine:nett"}, "model 'mine:nett': 'mine' has no function 'nett'; it has net"),
+        ({"model": "mine"}, "model 'mine' is not of the form module:function"),
+        ({"model": "mine:number"}, "returned int; expected a torch.nn.Module"),
+        ({"model": "mine:narrow"}, "model 'mine:narrow' gave (2, 3) for 2 examples of data"),
+        ({"model": "mine:deep"}, "model 'mine:deep' does not take data 'digits8x8', mini-batches"),
+        ({"out": "mine.py"}, "the output folder 'mine.py' is a file"),
+        ({"out": "."}, "the output folder '.' is not empty and is not the folder of a run"),
+    ],
+)
+def test_wrong_requests_are_refused_before_anything_is_written(tmp_path, monkeypatch, asked, said):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(MINE)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.py")}
+    with pytest.raises(ValueError, match=re.escape(said)):
+        study(**{"data": "digits8x8", **asked})
+    after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+    assert after == before
+    sys.modules.pop("mine", None)
+
+
+def test_a_missing_library_is_named_with_the_way_to_get_it(monkeypatch):
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "loky" else real(name)
+    )
+    with pytest.raises(ImportError, match=r"need loky, not installed here: pip install 'batchnorm"):
+        study("speed")

@@ -1,0 +1,221 @@
+"""The command line: what it asks for, what it prints, and how it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import batchnorm.studies
+from batchnorm.cli import run
+from batchnorm.screen import Watched, findings
+from batchnorm.studies import Progress, Run
+from batchnorm.studies._trial import Trial
+from batchnorm.studies._verdict import Verdict
+
+VERDICTS = [
+    Verdict("speed", "c", "steps, sigmoid, best rates", 3.2, 2.8, 3.9, "supported", "times", ""),
+    Verdict("speed", "c", "seconds", None, None, None, "inconclusive", "times", ""),
+    Verdict("learning_rate", "c", "width", 1.5, 1.0, None, "contradicted", "decades", ""),
+]
+TITLES = {"speed": "Batch norm speeds up learning", "learning_rate": "A wider range works"}
+BEST = (0.934, Trial(batch_norm=True, learning_rate=1.0))
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """What the command line asks of :func:`batchnorm.study`, which runs nothing here."""
+    calls = []
+
+    def study(names, *, on_progress, **options):
+        calls.append({"names": names, **options})
+        for done in range(4):
+            on_progress(Progress("trials", done, 3, 0, BEST if done else None))
+        on_progress(Progress("page", 0, 1, 0, BEST))
+        return Run(Path("runs/study"), VERDICTS, titles=TITLES, trials=3)
+
+    monkeypatch.setattr(batchnorm.studies, "study", study)
+    return calls
+
+
+def test_defaults_and_options_reach_the_function(called, capsys):
+    assert run(["study"]) == 0
+    words = ["study", "speed", "--model", "m:f", "--data", "CIFAR10", "--scale", "full"]
+    assert run([*words, "--jobs", "3", "--out", "there", "--fresh"]) == 0
+    assert called == [
+        {"names": None, "model": None, "data": None, "scale": "quick", "jobs": None,
+         "out": Path("runs/study"), "fresh": False},
+        {"names": ["speed"], "model": "m:f", "data": "CIFAR10", "scale": "full", "jobs": 3,
+         "out": Path("there"), "fresh": True},
+    ]  # fmt: skip
+
+
+def test_without_a_terminal_there_are_plain_lines(called, capsys):
+    assert run(["study"]) == 0
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err
+    assert shown.err.splitlines()[0] == "3 trials"
+    assert "training 3/3, best validation accuracy 93.4 %" in shown.err.splitlines()
+    assert re.search(r"training 1/3, \d:\d\d left, best", shown.err)
+    out = shown.out.splitlines()
+    assert out[-1] == "The page: runs/study/report.html"
+    for words in ("supported", "3.2 times [2.8, 3.9]", "not measured", "1.5 decades [1, open]"):
+        assert words in shown.out
+
+
+def test_a_failed_study_is_in_the_table_and_in_the_exit_code(monkeypatch, capsys):
+    found = Run(
+        Path("runs/study"),
+        VERDICTS[:1],
+        failed={"learning_rate": "ValueError: no"},
+        titles={**TITLES, "depth": "Deep ones"},
+        not_applicable={"depth": "your model is not deep"},
+    )
+    monkeypatch.setattr(batchnorm.studies, "study", lambda names, **options: found)
+    assert run(["study"]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert re.search("A wider range works.*ValueError: no.*failed", out)
+    assert re.search("Deep ones.*your model is not deep.*does not apply", out)
+
+
+@pytest.mark.parametrize("width", [40, 60, 100, 160])
+def test_everything_fits_the_terminal(width):
+    file = StringIO()
+    console = Console(file=file, width=width, force_terminal=True, color_system=None)
+    found = Run(
+        Path("r"), VERDICTS, titles={**TITLES, "depth": "Deep"}, failed={"depth": "x " * 99}
+    )
+    console.print(findings(found))
+    watched = Watched(console)
+    watched.now = Progress("trials", 37, 120, 0, BEST)
+    console.print(watched._drawn())
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
+    assert max(map(len, text.splitlines())) <= width
+    assert "37/120" in text
+    assert "93.4 %" in text
+
+
+def test_the_time_left_is_that_of_the_pace_so_far(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    watched = Watched(Console(file=StringIO()))
+    watched(Progress("trials", 20, 120, 20))
+    assert watched._left() == "-:--"
+    clock[0] = 110.0
+    watched(Progress("trials", 30, 120, 20, BEST))
+    assert watched._left() == "1:30"
+    clock[0] = 50000.0
+    assert watched._left() == "124:45:00"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["study", "sped"], "no study 'sped': did you mean 'speed'? Possible: speed, lea"),
+        (["study", "--scale", "huge"], "no scale 'huge': Possible: quick, full"),
+        (["study", "--jobs", "0"], "jobs is 0: expected a whole number of processes, 1 or more"),
+        (["study", "--jobs", "-2"], "jobs is -2: expected a whole number"),
+        (["study", "--jobs", "many"], "jobs is 'many': expected a whole number"),
+        (["study", "--data", "digit"], "no data set 'digit'"),
+        (["study", "--model", "no:net"], "model 'no:net': importing 'no' from"),
+        (["study", "--out", "notes.txt"], "the output folder 'notes.txt' is a file"),
+        (["study", "--out", "."], "is not the folder of a run (it holds notes.txt)"),
+        (["study", "--out", "notes.txt/run"], "notes.txt/run: Not a directory"),
+        (["study", "--job", "2"], "No such option: --job"),
+        (["study", "--out"], "Option '--out' requires an argument"),
+        (["studdy"], "No such command 'studdy'"),
+        (["report"], "Missing argument 'DIR'"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)  # fmt: skip
+def test_mistakes_get_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("mine")
+    assert run(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("batchnorm: ")
+    assert shown.err.count("\n") == 1
+    assert said in shown.err
+    assert [str(p) for p in Path().iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert run(["study", "--out", str(tmp_path / "run")]) == 2
+    assert f"{tmp_path / 'run'}: Permission denied" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(monkeypatch, capsys):
+    def study(names, **options):
+        raise OSError(28, "No space left on device", "runs/study/trials.jsonl")
+
+    monkeypatch.setattr(batchnorm.studies, "study", study)
+    assert run(["study"]) == 2
+    assert capsys.readouterr().err == (
+        "batchnorm: runs/study/trials.jsonl: No space left on device\n"
+    )
+
+
+def test_help_and_version(capsys):
+    assert run(["--version"]) == 0
+    assert re.fullmatch(r"batchnorm \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    assert run([]) == 0
+    assert "batchnorm study" in capsys.readouterr().out
+    for words in (["--help"], ["study", "-h"], ["report", "--help"]):
+        assert run(words) == 0
+    assert "MODULE:FUNCTION" in capsys.readouterr().out
+
+
+def module(*words, **options):
+    command = [sys.executable, "-m", "batchnorm", *words]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_ctrl_c_then_the_same_command_to_the_end(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def net():\n    return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))\n"
+        "def data():\n"
+        "    x = torch.rand(60, 4, generator=torch.Generator().manual_seed(0))\n"
+        "    return x, (x.sum(1) > 2).long()\n"
+    )
+    words = ["study", "speed", "--model", "mine:net", "--data", "mine:data", "--out", "run dir"]
+    trials = tmp_path / "run dir" / "trials.jsonl"
+    process = module(*words, cwd=tmp_path, start_new_session=True)
+    while not (trials.exists() and trials.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+    (last,) = (line for line in errors.splitlines() if line.startswith("batchnorm: "))
+    kept = trials.read_bytes().count(b"\n")
+    assert re.fullmatch(
+        rf"batchnorm: stopped, {kept} of \d+ trials are kept in run dir; go on with: "
+        "batchnorm study speed --model mine:net --data mine:data --out 'run dir'",
+        last,
+    )
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == last
+    process = module(*words, cwd=tmp_path)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert f"trials, {kept} finished earlier" in errors
+    assert out.splitlines()[-1] == "The page: run dir/report.html"
+    manifest = json.loads((trials.parent / "manifest.json").read_text())
+    (entry,) = manifest["studies"]
+    assert manifest["finished"]
+    keys = [json.loads(line)["key"] for line in trials.read_text().splitlines()]
+    assert sorted(keys) == sorted(entry["keys"])
+    assert "report.html" in os.listdir(trials.parent)
