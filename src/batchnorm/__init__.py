@@ -4,6 +4,7 @@ The textbook is `batchnorm.equations`; `batchnorm.interop` speaks other framewor
 """
 
 from batchnorm import functional as functional
+from batchnorm._version import __version__ as __version__
 from batchnorm.layers import BatchNorm1d as BatchNorm1d
 from batchnorm.layers import BatchNorm2d as BatchNorm2d
 from batchnorm.layers import BatchNorm3d as BatchNorm3d
