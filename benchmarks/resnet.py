@@ -1,0 +1,92 @@
+"""ResNet-18 for 32x32 images, with the batch norm of your choice, or none."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import batchnorm
+
+
+class Torch(nn.Module):
+    """Batch norm, residual and ReLU as torch users write them."""
+
+    def __init__(self, channels, relu=True):
+        super().__init__()
+        self.norm, self.relu = nn.BatchNorm2d(channels), relu
+
+    def forward(self, x, residual=None):
+        y = self.norm(x)
+        y = y if residual is None else y + residual
+        return F.relu(y) if self.relu else y
+
+
+class Without(nn.Module):
+    """The same network with no batch norm at all."""
+
+    def __init__(self, channels, relu=True):
+        super().__init__()
+        self.relu = relu
+
+    def forward(self, x, residual=None):
+        y = x if residual is None else x + residual
+        return F.relu(y) if self.relu else y
+
+
+def fused(channels, relu=True):
+    """Ours."""
+    return batchnorm.BatchNormAct2d(channels, "relu" if relu else None)
+
+
+NORMS = {"ours": fused, "torch": Torch, "without": Without}
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, norm, inputs, outputs, stride):
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.first_norm = norm(outputs)
+        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.second_norm = norm(outputs)
+        self.shortcut = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs, relu=False)
+            )
+
+    def forward(self, x):
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return self.second_norm(self.second(self.first_norm(self.first(x))), shortcut)
+
+
+def resnet18(norm):
+    """The network; `norm(channels, relu)` makes each batch norm."""
+    blocks, inputs = [], 64
+    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        blocks += [Block(norm, inputs, outputs, stride), Block(norm, outputs, outputs, 1)]
+        inputs = outputs
+    stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), norm(64)]
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+def training_step(name, layout, batch):
+    """A step of plain gradient descent on a fixed batch, to be timed."""
+    torch.manual_seed(0)
+    model = resnet18(NORMS[name])
+    x, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    if layout == "channels_last":
+        model, x = (
+            model.to(memory_format=torch.channels_last),
+            x.to(memory_format=torch.channels_last),
+        )
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+
+    def step():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
