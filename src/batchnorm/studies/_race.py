@@ -20,6 +20,7 @@ class Race:
         steps: medians of both arms; ``inf`` for never.
         gained: how much accuracy the base learned.
         every: steps between looks: no arm can be seen to be faster.
+        budget: steps that the base was given.
     """
 
     base_rate: float
@@ -29,6 +30,7 @@ class Race:
     steps: tuple[float, float]
     gained: float
     every: int
+    budget: int
 
     def note(self) -> str:
         """What was compared, and what the numbers cannot show."""
@@ -37,6 +39,11 @@ class Race:
             f"Learning rates {self.base_rate:g} and {self.rate:g}; median steps {base} and "
             f"{other}, read every {self.every}."
         ]
+        if self.steps[0] > 0.9 * self.budget:
+            words.append(
+                f"The first arm was still improving when its {self.budget} steps ended: with more, "
+                "the mark and the ratio would be others."
+            )
         never = sum(low == -math.inf for low in self.lows)
         if never:
             words.append(
@@ -71,6 +78,7 @@ def race(base: Sweep, other: Sweep, *, same: bool = False) -> Race:
         steps=(median(theirs), median(ours)),
         gained=median(max(marks[s].test) - marks[s].test[0] for s in seeds),
         every=_every(marks[seeds[0]]),
+        budget=marks[seeds[0]].budget,
     )
 
 

@@ -79,17 +79,19 @@ class Run:
     """One trial's rows, as a study reads them; an accuracy that is None counts as 0.
 
     Args:
-        steps: of the rows.
+        steps: of the rows with numbers.
         validation: accuracy at these steps.
         test: accuracy at these steps.
         budget: steps it was given.
-        diverged: its loss left the finite numbers or came to 1000 times the first one.
+        finished: it came to the end with finite numbers.
+        diverged: it did not, or a mini-batch's loss came to 1000 times the loss at the start.
     """
 
     steps: tuple[int, ...]
     validation: tuple[float, ...]
     test: tuple[float, ...]
     budget: int
+    finished: bool
     diverged: bool
 
 
@@ -99,16 +101,18 @@ Rows = Sequence[dict[str, Any]]
 Sweep = dict[float, dict[int, Run]]
 
 
-def runs(rows: Rows, by: Callable[[dict[str, Any]], Any]) -> dict[Any, Sweep]:
-    """Flat rows gathered: ``by(row)`` (an arm; None leaves the row out), learning rate, seed."""
-    gathered: dict[tuple[Any, float, int], list[dict[str, Any]]] = {}
+def runs(
+    rows: Rows, by: Callable[[dict[str, Any]], str | None], x: str = "learning_rate"
+) -> dict[str, Sweep]:
+    """Flat rows gathered by arm (None leaves a row out), the setting ``x`` and the seed."""
+    gathered: dict[tuple[str, float, int], list[dict[str, Any]]] = {}
     for row in rows:
         arm = by(row)
         if arm is not None:
-            gathered.setdefault((arm, row["learning_rate"], row["seed"]), []).append(row)
-    out: dict[Any, Sweep] = {}
-    for (arm, rate, seed), mine in gathered.items():
-        out.setdefault(arm, {}).setdefault(rate, {})[seed] = _run(mine)
+            gathered.setdefault((arm, row[x], row["seed"]), []).append(row)
+    out: dict[str, Sweep] = {}
+    for (arm, setting, seed), mine in gathered.items():
+        out.setdefault(arm, {}).setdefault(setting, {})[seed] = _run(mine)
     return {arm: dict(sorted(sweep.items())) for arm, sweep in out.items()}
 
 
@@ -116,12 +120,12 @@ def _run(rows: Rows) -> Run:
     rows = sorted(rows, key=lambda row: row["step"])
     limit = DIVERGED * (rows[0]["validation_loss"] or 0.0)
     judged = [row for row in rows if not row.get("diverged")]
+    finished = len(judged) == len(rows) and judged[-1]["validation_loss"] is not None
     return Run(
         steps=tuple(row["step"] for row in judged),
         validation=tuple(row["validation_accuracy"] or 0.0 for row in judged),
         test=tuple(row["test_accuracy"] or 0.0 for row in judged),
         budget=rows[0]["steps"],
-        diverged=len(judged) < len(rows)
-        or judged[-1]["validation_loss"] is None
-        or any((row.get("peak_loss") or 0.0) > limit for row in judged),
+        finished=finished,
+        diverged=not finished or any((row["peak_loss"] or 0.0) > limit for row in judged),
     )

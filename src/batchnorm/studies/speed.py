@@ -21,10 +21,13 @@ CLAIM = (
     "batch norm does the same for the values deeper in the network."
 )
 METHOD = (
-    "Ratio of steps until the held-out accuracy first reaches the best that the network without "
-    "batch norm ever reaches, over paired seeds: same initial weights, same mini-batches. Learning "
-    "rates come from one grid and are chosen on the validation set; steps are counted on the test "
-    "set. Seconds are those steps times the seconds of a step, measured with nothing else running."
+    "How many times fewer steps batch norm takes until the held-out accuracy reaches the best that "
+    "the network without it ever reaches, over paired seeds: same initial weights, same "
+    "mini-batches. Learning rates come from one grid and are chosen on the validation set; steps "
+    "are counted on the test set, in evaluation mode, where running averages trail the weights by "
+    "some tens of steps. Seconds are steps times the seconds of one step, timed with nothing else "
+    "running. On tabular data batch norm in the hidden layers is told apart from batch norm on the "
+    "inputs too: only the latter stands in for normalized inputs."
 )
 PUBLISHED = (
     "Inception on ImageNet came to the accuracy of the original in 13.3 million steps instead of "
@@ -138,7 +141,7 @@ def charts(rows: list[dict[str, Any]]) -> "dict[str, alt.LayerChart]":
 
     out = {
         "ratios": intervals(
-            [asdict(v) | {"label": v.metric} for v in measure(rows) if v.value is not None],
+            [asdict(v) | {"label": v.metric} for v in measure(rows)],
             x_title="times faster",
             title="How many times faster, with 95 % intervals",
             reference=1,
