@@ -1,13 +1,6 @@
 """Derivatives: which operator each gradient comes from, and how the gradients move in turn.
 
-The first backward is a kernel. What follows it is written out in plain operations, per channel,
-over ``xhat``, ``invstd``, each position's share u (its weight over the count) and two projections
-
-    Q(v) = v - sum(u v) - xhat sum(u v xhat)       a tangent: d xhat = invstd Q(dx)
-    P(v) = v - u (sum(v) + xhat sum(v xhat))       its transpose: dx = weight invstd P(g)
-
-with ``z = weight xhat + bias + residual`` and ``g = f'(z) dy``. Under fixed statistics both are
-the identity. Everything here is differentiable again, to any order.
+The first backward is a kernel. What follows it is written out in plain operations.
 """
 
 from __future__ import annotations
@@ -24,74 +17,7 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
 from batchnorm.functional import _ops
-from batchnorm.kernels._activation import Activation
-from batchnorm.moments import mask_weight, per_channel
-
-
-class _Quantities:
-    """The quantities above for one call, from x and its moments."""
-
-    def __init__(self, x: Tensor, moments: Tensor, fixed: bool, arguments: tuple[Any, ...]) -> None:
-        weight, bias, residual, mask, eps, code, parameter, _ = arguments
-        self.wide = wide = moments.dtype
-        self.shape_like = x
-        self.fixed = fixed
-        self.dims = [d for d in range(x.dim()) if d != 1]
-        self.valid = None if mask is None else mask > 0
-        x = self.inside(x.to(wide))
-        count, mean, var = (per_channel(row, x) for row in moments.unbind(0))
-        weights = 1.0 if mask is None else mask_weight(mask, wide)
-        self.share = weights / torch.where(count > 0, count, 1.0)
-        if not fixed:  # again, and not from moments, for derivatives of these derivatives
-            mean = self.total(self.share * x)
-            var = self.total(self.share * (x - mean).square())
-        self.invstd = (var + eps).rsqrt()
-        self.xhat = self.inside((x - mean) * self.invstd)
-        self.weight = torch.ones_like(mean) if weight is None else self.channel(weight)
-        z = self.xhat * self.weight
-        if bias is not None:
-            z = z + self.channel(bias)
-        if residual is not None:
-            z = z + residual.to(wide)
-        self.z = self.inside(z)
-        self.activation = Activation.from_code(code, parameter)
-        self.slope = self.activation.slope(self.z)
-
-    def channel(self, v: Tensor) -> Tensor:
-        return per_channel(v.to(self.wide), self.shape_like)
-
-    def inside(self, v: Tensor) -> Tensor:
-        """In the wide type, zero where the mask leaves positions out."""
-        v = v.to(self.wide)
-        return v if self.valid is None else torch.where(self.valid, v, 0.0)
-
-    def total(self, v: Tensor) -> Tensor:
-        return v.sum(self.dims, keepdim=True)
-
-    def q(self, v: Tensor) -> Tensor:
-        if self.fixed:
-            return v
-        u = v * self.share
-        return self.inside(v - self.total(u) - self.xhat * self.total(u * self.xhat))
-
-    def p(self, v: Tensor) -> Tensor:
-        if self.fixed:
-            return v
-        return v - self.share * (self.total(v) + self.xhat * self.total(v * self.xhat))
-
-    def tangents(self, dx: Any, dweight: Any, dbias: Any, dresidual: Any) -> tuple[Tensor, Tensor]:
-        """Of xhat and of z."""
-        dxhat = torch.zeros_like(self.xhat)
-        if dx is not None:
-            dxhat = self.invstd * self.q(self.inside(dx))
-        dz = self.weight * dxhat
-        if dweight is not None:
-            dz = dz + self.channel(dweight) * self.xhat
-        if dbias is not None:
-            dz = dz + self.channel(dbias)
-        if dresidual is not None:
-            dz = dz + dresidual
-        return dxhat, self.inside(dz)
+from batchnorm.functional._quantities import Quantities
 
 
 @contextmanager
@@ -153,7 +79,7 @@ class _Forward(_SingleLevelFunction):
     def jvp(ctx: Any, *tangents: Any) -> Any:
         _refuse_forward_over_forward()
         x, moments, *tensors = ctx.saved_tensors
-        n = _Quantities(x, moments, ctx.fixed, (*tensors, *ctx.options))
+        n = Quantities(x, moments, ctx.fixed, (*tensors, *ctx.options))
         dy = (n.slope * n.tangents(*tangents[1:5])[1]).to(x.dtype)
         return dy if ctx.fixed else (dy, None)
 
@@ -181,7 +107,7 @@ class _Backward(_SingleLevelFunction):
         dy, x, moments, *tensors = ctx.saved_tensors
         exists = (ctx.wanted[0], tensors[0] is not None, tensors[1] is not None, ctx.wanted[1])
         a, b, c, r = (v if there else None for v, there in zip(cotangents, exists, strict=True))
-        n = _Quantities(x, moments, ctx.fixed, (*tensors, *ctx.options))
+        n = Quantities(x, moments, ctx.fixed, (*tensors, *ctx.options))
         dy_inside = n.inside(dy)
         g = n.slope * dy_inside
         a = torch.zeros_like(g) if a is None else n.inside(a)
@@ -215,7 +141,7 @@ class _Backward(_SingleLevelFunction):
         dy, x, moments, *tensors = ctx.saved_tensors
         ddy, dx = tangents[:2]
         dweight, dbias, dresidual = tangents[6:9]
-        n = _Quantities(x, moments, ctx.fixed, (*tensors, *ctx.options))
+        n = Quantities(x, moments, ctx.fixed, (*tensors, *ctx.options))
         dxhat, dz = n.tangents(dx, dweight, dbias, dresidual)
         dy_inside = n.inside(dy)
         g = n.slope * dy_inside
