@@ -52,15 +52,16 @@ def batchnorm(
 
 
 @app.command(
-    epilog="[bold]batchnorm study[/]: everything, a quick look. "
-    "[bold]batchnorm study speed --model mine:net --data CIFAR10 --scale full[/]: your network, "
-    "your data, more seeds. Stopped? The same command goes on where it was."
+    epilog="Everything, a quick look: [bold]batchnorm study[/]\n\n"
+    "Your network, your data, more seeds: "
+    "[bold]batchnorm study speed --model mine:net --data CIFAR10 --scale full[/]\n\n"
+    "Stopped? The same command goes on where it was."
 )
 def study(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...",
+            metavar="NAME",
             help="[bold]speed[/] (does batch norm speed up learning?), [bold]learning_rate[/] "
             "(does it widen the range of learning rates that work?); both if you name none.",
             show_default=False,
@@ -71,8 +72,9 @@ def study(
         typer.Option(
             metavar="MODULE:FUNCTION",
             help="Your own network: a function without arguments that returns a torch.nn.Module. "
-            "Batch norm is put into it for you.",
-            show_default="784-100-100-100-10",
+            "Batch norm is put into it for you. "
+            "Left out: the small networks of the studies.",
+            show_default=False,
         ),
     ] = None,
     data: Annotated[
@@ -80,8 +82,8 @@ def study(
         typer.Option(
             metavar="DATA",
             help="digits, digits8x8, breast_cancer, a torchvision data set on disk such as "
-            "CIFAR10, or your own module:function.",
-            show_default="digits",
+            "CIFAR10, or your own module:function. Left out: digits.",
+            show_default=False,
         ),
     ] = None,
     scale: Annotated[
@@ -89,9 +91,13 @@ def study(
     ] = "quick",
     jobs: Annotated[
         str | None,
-        typer.Option(metavar="N", help="Processes to train in.", show_default="one on each core"),
+        typer.Option(
+            metavar="N",
+            help="Processes to train in. Left out: one on each core.",
+            show_default=False,
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the run is kept.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the run.")] = Path(
         "runs/study"
     ),
     fresh: Annotated[

@@ -5,9 +5,9 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -22,7 +22,7 @@ COLORS = {
     "contradicted": "red",
     "inconclusive": "cyan",
 }
-STAGES = {"trials": "Training", "timing": "Timing", "page": "Drawing"}
+STAGES = {"trials": "Training", "timing": "Timing", "page": "Drawing the page"}
 QUIET = 10.0  # seconds between lines where there is no terminal to draw on
 
 
@@ -37,7 +37,8 @@ class Watched:
         self.console = console
         self.now = Progress("trials", 0, 0, 0)
         self.trials = self.now
-        self.began, self.done_before, self.said = time.monotonic(), 0, -math.inf
+        self.done_before, self.said = 0, -math.inf
+        self.pace: tuple[float, int] | None = None
         self.live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             self.live = Live(
@@ -66,7 +67,10 @@ class Watched:
         """Take in where the run stands."""
         first = not self.trials.total
         if first or progress.stage != self.now.stage:
-            self.began, self.done_before, self.said = time.monotonic(), progress.done, -math.inf
+            self.done_before, self.pace, self.said = progress.done, None, -math.inf
+        elif self.pace is None and progress.done > self.done_before:
+            # The pace is that after the first one: before it, processes had to start.
+            self.pace = time.monotonic(), progress.done
         self.now = progress
         if progress.stage == "trials":
             self.trials = progress
@@ -84,24 +88,24 @@ class Watched:
             self.live.stop()
 
     def _say(self) -> None:
-        last = self.now.done == self.now.total
-        if (last or time.monotonic() - self.said >= QUIET) and self.now.done > self.done_before:
+        page, last = self.now.stage == "page", self.now.done == self.now.total
+        if self.now.done == self.done_before and not page:
+            return
+        if last or page or time.monotonic() - self.said >= QUIET:
             self.said = time.monotonic()
-            words = [f"{STAGES[self.now.stage].lower()} {self.now.done}/{self.now.total}"]
-            words += [f"{self._left()} left"] if not last else []
-            words += (
-                [f"best validation accuracy {100 * self.now.best[0]:.1f} %"]
-                if self.now.best
-                else []
-            )
-            print(", ".join(words), file=self.console.file, flush=True)
+            best = self.now.best
+            words = [f"{STAGES[self.now.stage]} {self._counted()}".rstrip().lower(), self._left()]
+            words += [f"best validation accuracy {100 * best[0]:.1f} %"] if best else []
+            print(", ".join(filter(None, words)), file=self.console.file, flush=True)
+
+    def _counted(self) -> str:
+        return "" if self.now.stage == "page" else f"{self.now.done}/{self.now.total}"
 
     def _left(self) -> str:
-        done = self.now.done - self.done_before
-        if done <= 0:
-            return "-:--"
-        spent = time.monotonic() - self.began
-        return _clock(spent / done * (self.now.total - self.now.done))
+        if self.pace is None or self.now.done in (self.pace[1], self.now.total):
+            return ""
+        spent, done = time.monotonic() - self.pace[0], self.now.done - self.pace[1]
+        return f"{_clock(spent / done * (self.now.total - self.now.done))} left"
 
     def _drawn(self) -> RenderableType:
         line = Table.grid(padding=(0, 1))
@@ -110,12 +114,12 @@ class Watched:
         line.add_column(no_wrap=True, justify="right")
         line.add_column(no_wrap=True, justify="right", style="dim")
         line.expand = True
-        line.add_row(
-            STAGES[self.now.stage],
-            ProgressBar(total=max(self.now.total, 1), completed=self.now.done),
-            f"{self.now.done}/{self.now.total}",
-            f"{self._left()} left",
+        bar = ProgressBar(
+            total=max(self.now.total, 1),
+            completed=self.now.done,
+            pulse=self.now.done == 0,
         )
+        line.add_row(STAGES[self.now.stage], bar, self._counted(), self._left())
         return Group(line, self._best())
 
     def _best(self) -> Text:
@@ -128,36 +132,30 @@ class Watched:
         return text
 
 
-def findings(run: Run) -> Table:
-    """The table of verdicts: a study's headline in bold, then what else it measured."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("Study")
-    table.add_column("Measured (95 % interval)")
-    table.add_column("Verdict", no_wrap=True)
+def findings(run: Run) -> RenderableType:
+    """The verdicts, study by study: the headline in bold, then what else was measured."""
+    lines: list[RenderableType] = []
     for name, title in run.titles.items():
-        if table.rows:
-            table.add_section()
-        mine = [verdict for verdict in run.verdicts if verdict.study == name]
-        if not mine:
-            said = (
-                ("failed", run.failed[name])
-                if name in run.failed
-                else ("does not apply", run.not_applicable.get(name, ""))
-            )
-            table.add_row(
-                Text(title, "bold"),
-                Text(said[1]),
-                Text(said[0], "red" if name in run.failed else "dim"),
-            )
-        for place, verdict in enumerate(mine):
-            style = "bold" if place == 0 else ""
-            label = f"{title}: {verdict.metric}" if place == 0 else f"  {verdict.metric}"
-            table.add_row(
-                Text(label, style),
-                Text(_measured(verdict), style),
-                Text(verdict.verdict, f"{style} {COLORS.get(verdict.verdict, '')}".strip()),
-            )
-    return table
+        lines += [Text()] if lines else []
+        lines += [Text.assemble((title, "bold"), (f"  {name}", "dim"))]
+        table = Table.grid(padding=(0, 2, 0, 0), expand=False)
+        table.add_column(width=max(map(len, [*COLORS, "does not apply"])))
+        # Even columns from one study to the next, as wide as the widest needs.
+        measures = [len(verdict.metric) for verdict in run.verdicts]
+        table.add_column(width=max(measures, default=None))
+        table.add_column()
+        for verdict in run.verdicts:
+            if verdict.study == name:
+                style = "" if table.rows else "bold"
+                word = Text(verdict.verdict, f"{style} {COLORS.get(verdict.verdict, '')}".strip())
+                table.add_row(word, Text(verdict.metric, style), Text(_measured(verdict), style))
+        if name in run.failed:
+            table.add_row(Text("failed", "bold red"), Text(run.failed[name]))
+        if name in run.not_applicable:
+            table.add_row(Text("does not apply", "dim"), Text(run.not_applicable[name]))
+        lines.append(Padding(table, (0, 0, 0, 2)))
+    lines += [Text("\nIn brackets: where the value lies with 95 % confidence.", "dim")]
+    return Group(*lines)
 
 
 def _measured(verdict: Verdict) -> str:

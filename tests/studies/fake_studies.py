@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import torch
 
+from batchnorm.studies._carry_out import carry_out
 from batchnorm.studies._context import Context
 from batchnorm.studies._manifest import about
 from batchnorm.studies._plan import planned
-from batchnorm.studies._run import carry_out
 from batchnorm.studies._trial import Setup, Trial
 from batchnorm.studies._verdict import Verdict
 

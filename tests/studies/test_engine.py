@@ -90,7 +90,7 @@ def test_a_given_executor_that_breaks_is_not_replaced():
     workers = Simulated(killers={"d"}, given=object(), window=2)
     outcomes = outcomes_of(named("abcde"), workers)
     assert [outcomes[key].failure for key in "ab"] == [None, None]
-    assert {outcomes[key].failure for key in "cde"} == {
+    assert {outcomes[key].failure for key in "de"} == {
         "the given executor broke down and cannot be replaced"
     }
     assert workers.replaced == 0

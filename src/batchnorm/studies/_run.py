@@ -2,28 +2,36 @@
 
 import importlib.util
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from batchnorm.studies._context import Context
-from batchnorm.studies._folder import (
-    CHARTS,
-    MANIFEST,
-    VERDICTS,
-    Folder,
-    check,
-    opened,
-)
-from batchnorm.studies._manifest import about, entry, now
-from batchnorm.studies._plan import Part, chosen, planned, processes, rows_of
-from batchnorm.studies._sitting import Progress, Sitting
-from batchnorm.studies._trial import Setup
-from batchnorm.studies._verdict import Verdict
-from batchnorm.studies._workers import reason
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from batchnorm.studies._trial import Trial
+    from batchnorm.studies._verdict import Verdict
 
 NEEDED = ("altair", "filelock", "jinja2", "loky", "vl_convert")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Args:
+        stage: "trials", "timing" (trials alone, for their seconds) or "page".
+        done: trials of this stage that are finished, resumed ones included.
+        total: trials of this stage.
+        resumed: trials that an earlier run had finished.
+        best: the highest validation accuracy so far, and the trial that reached it.
+    """
+
+    stage: str
+    done: int
+    total: int
+    resumed: int
+    best: "tuple[float, Trial] | None" = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Run:
     """
 
     folder: Path
-    verdicts: list[Verdict]
+    verdicts: "list[Verdict]"
     failed: dict[str, str] = field(default_factory=dict[str, str])
     not_applicable: dict[str, str] = field(default_factory=dict[str, str])
     titles: dict[str, str] = field(default_factory=dict[str, str])
@@ -70,7 +78,7 @@ def study(
     scale: str = "quick",
     out: str | Path = "runs/study",
     jobs: int | None = None,
-    executor: Executor | None = None,
+    executor: "Executor | None" = None,
     fresh: bool = False,
     on_progress: Callable[[Progress], object] | None = None,
 ) -> Run:
@@ -110,6 +118,14 @@ def study(
         raise ImportError(
             f"studies need {', '.join(missing)}, not installed here: pip install 'batchnorm[study]'"
         )
+    # Here, so that importing the package stays cheap.
+    from batchnorm.studies._carry_out import carry_out
+    from batchnorm.studies._context import Context
+    from batchnorm.studies._folder import check
+    from batchnorm.studies._manifest import about
+    from batchnorm.studies._plan import chosen, planned, processes
+    from batchnorm.studies._trial import Setup
+
     studies, folder, context = chosen(names), Path(out), Context()
     workers = processes(jobs)
     check(folder)
@@ -117,68 +133,3 @@ def study(
     parts = planned(studies, setup, context)
     head = about(parts, setup, context, folder, workers if executor is None else None)
     return carry_out(parts, head, folder, workers, executor, fresh, on_progress)
-
-
-def carry_out(
-    parts: list[Part],
-    head: dict[str, Any],
-    path: Path,
-    jobs: int,
-    executor: Executor | None = None,
-    fresh: bool = False,
-    on_progress: Callable[[Progress], object] | None = None,
-) -> Run:
-    """Run what is planned, and write down what comes of it."""
-    with opened(path, fresh=fresh) as folder:
-        sitting = Sitting(folder, parts, on_progress or (lambda progress: None))
-        folder.clear(trials=False)
-        folder.write(MANIFEST, {**head, "studies": [entry(part) for part in parts]})
-        try:
-            sitting.run_trials(jobs, executor)
-            sitting.run_timings(executor)
-        finally:
-            sitting.write_timing()
-        sitting.tell("page", 0, 1)
-        for part in parts:
-            _judge(part, folder, sitting.seconds(part))
-        _write_findings(folder, head, parts)
-    return Run(
-        path,
-        [verdict for part in parts for verdict in part.verdicts],
-        {part.study.NAME: part.failed for part in parts if part.failed},
-        {part.study.NAME: part.not_applicable for part in parts if part.not_applicable},
-        {part.study.NAME: part.study.TITLE for part in parts},
-        len(sitting.trials),
-        sitting.resumed,
-    )
-
-
-def _judge(part: Part, folder: Folder, seconds: list[dict[str, Any]]) -> None:
-    """Verdicts and charts from the rows; what goes wrong there costs this study only."""
-    if part.failed or part.not_applicable:
-        return
-    rows = [*rows_of(part, folder.finished), *seconds]
-    try:
-        part.verdicts = part.study.measure(rows)
-        charts = part.study.charts(rows)
-        prefix = part.study.NAME + "-"
-        part.charts = {
-            prefix + name.removeprefix(prefix): chart.to_dict() for name, chart in charts.items()
-        }
-    except Exception as error:
-        part.verdicts, part.charts = [], {}
-        part.failed = f"{reason(error)}, in measuring {len(rows)} rows"
-
-
-def _write_findings(folder: Folder, head: dict[str, Any], parts: list[Part]) -> None:
-    from batchnorm.report import render
-
-    manifest = {**head, "studies": [entry(part) for part in parts]}
-    # Named in the manifest before they are there: whatever stops us, charts are known as ours.
-    folder.write(MANIFEST, manifest)
-    for part in parts:
-        for name, chart in part.charts.items():
-            folder.write(f"{CHARTS}/{name}.json", chart)
-    folder.write(VERDICTS, [asdict(verdict) for part in parts for verdict in part.verdicts])
-    folder.write(MANIFEST, {**manifest, "finished": now()})
-    render(folder.path)

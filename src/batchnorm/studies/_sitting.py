@@ -4,37 +4,19 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from batchnorm.studies._engine import run_trials
 from batchnorm.studies._folder import TIMING, Folder
 from batchnorm.studies._manifest import machine
 from batchnorm.studies._plan import Part
+from batchnorm.studies._run import Progress
 from batchnorm.studies._trial import Trial
 from batchnorm.studies._workers import Outcome, Workers
 from batchnorm.train import Row
 
 TIMES = 4  # a timing is the least of so many: whatever else the machine did only adds to it
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
-
-    Args:
-        stage: "trials", "timing" (trials alone, for their seconds) or "page".
-        done: trials of this stage that are finished, resumed ones included.
-        total: trials of this stage.
-        resumed: trials that an earlier run had finished.
-        best: the highest validation accuracy so far, and the trial that reached it.
-    """
-
-    stage: str
-    done: int
-    total: int
-    resumed: int
-    best: tuple[float, Trial] | None = None
 
 
 class Sitting:
@@ -74,6 +56,9 @@ class Sitting:
             self.look_at(self.trials[key], outcome.rows)
         else:
             self.fail(key, outcome.failure)
+        self.tell_trials()
+
+    def tell_trials(self) -> None:
         done = sum(key in self.folder.finished for key in self.trials)
         left = sum(self.wanted(key) for key in self.trials if key not in self.folder.finished)
         self.tell("trials", done, done + left)

@@ -67,11 +67,9 @@ class Workers:
         self._stop()
 
     def _stop(self) -> None:
-        # A second Ctrl-C must not leave half of them behind.
-        with _no_interrupt():
-            if self.own is not None:
-                self.own.shutdown(wait=True, kill_workers=True)
-                self.own = None
+        if self.own is not None:
+            self.own.shutdown(wait=True, kill_workers=True)
+            self.own = None
 
     def __enter__(self) -> Self:
         # loky looks for grandchildren with pgrep and warns where there is none; there are none.
@@ -86,6 +84,12 @@ class Workers:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        if interrupted and threading.current_thread() is threading.main_thread():
+            # A second Ctrl-C must not leave half of them behind.
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self._stop()
+            signal.signal(signal.SIGINT, before)
         self._stop()
         self._warnings.__exit__(kind, error, traceback)
 

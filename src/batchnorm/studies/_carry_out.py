@@ -1,0 +1,82 @@
+"""A plan carried out: trials, verdicts, charts and the page, in a locked folder."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from batchnorm.studies._folder import CHARTS, MANIFEST, VERDICTS, Folder, opened
+from batchnorm.studies._manifest import entry, now
+from batchnorm.studies._plan import Part, rows_of
+from batchnorm.studies._run import Progress, Run
+from batchnorm.studies._sitting import Sitting
+from batchnorm.studies._workers import reason
+
+
+def carry_out(
+    parts: list[Part],
+    head: dict[str, Any],
+    path: Path,
+    jobs: int,
+    executor: Executor | None = None,
+    fresh: bool = False,
+    on_progress: Callable[[Progress], object] | None = None,
+) -> Run:
+    """Run what is planned, and write down what comes of it."""
+    with opened(path, fresh=fresh) as folder:
+        sitting = Sitting(folder, parts, on_progress or (lambda progress: None))
+        folder.clear(trials=False)
+        folder.write(MANIFEST, {**head, "studies": [entry(part) for part in parts]})
+        try:
+            sitting.run_trials(jobs, executor)
+            sitting.run_timings(executor)
+        except KeyboardInterrupt:
+            sitting.tell_trials()
+            raise
+        finally:
+            sitting.write_timing()
+        sitting.tell("page", 0, 1)
+        for part in parts:
+            _judge(part, folder, sitting.seconds(part))
+        _write_findings(folder, head, parts)
+    return Run(
+        path,
+        [verdict for part in parts for verdict in part.verdicts],
+        {part.study.NAME: part.failed for part in parts if part.failed},
+        {part.study.NAME: part.not_applicable for part in parts if part.not_applicable},
+        {part.study.NAME: part.study.TITLE for part in parts},
+        len(sitting.trials),
+        sitting.resumed,
+    )
+
+
+def _judge(part: Part, folder: Folder, seconds: list[dict[str, Any]]) -> None:
+    """Verdicts and charts from the rows; what goes wrong there costs this study only."""
+    if part.failed or part.not_applicable:
+        return
+    rows = [*rows_of(part, folder.finished), *seconds]
+    try:
+        part.verdicts = part.study.measure(rows)
+        charts = part.study.charts(rows)
+        prefix = part.study.NAME + "-"
+        part.charts = {
+            prefix + name.removeprefix(prefix): chart.to_dict() for name, chart in charts.items()
+        }
+    except Exception as error:
+        part.verdicts, part.charts = [], {}
+        part.failed = f"{reason(error)}, in measuring {len(rows)} rows"
+
+
+def _write_findings(folder: Folder, head: dict[str, Any], parts: list[Part]) -> None:
+    from batchnorm.report import render
+
+    manifest = {**head, "studies": [entry(part) for part in parts]}
+    # Named in the manifest before they are there: whatever stops us, charts are known as ours.
+    folder.write(MANIFEST, manifest)
+    for part in parts:
+        for name, chart in part.charts.items():
+            folder.write(f"{CHARTS}/{name}.json", chart)
+    folder.write(VERDICTS, [asdict(verdict) for part in parts for verdict in part.verdicts])
+    folder.write(MANIFEST, {**manifest, "finished": now()})
+    render(folder.path)
