@@ -1,0 +1,1 @@
+collect_ignore = ["make.py"]  # imports TensorFlow, which the tests do without
