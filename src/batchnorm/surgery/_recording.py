@@ -1,0 +1,150 @@
+"""Runs of a scratch copy of a model on the caller's example: who feeds whom, and what fails."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from batchnorm.copies import scratch, undisturbed
+from batchnorm.graph import Reading, is_read_as_one
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def call_of(example: Any) -> Call:
+    """The call that an example stands for: of one value, a tuple of them, or a dict by name."""
+    if isinstance(example, dict):
+        return (), example
+    return (example if isinstance(example, tuple) else (example,)), {}
+
+
+def given(model: nn.Module, call: Call) -> set[str]:
+    """The arguments of ``forward`` that the call passes; none where they do not fit."""
+    try:
+        bound = inspect.signature(model.forward).bind(*call[0], **call[1])
+    except (TypeError, ValueError):
+        return set()
+    return set(bound.arguments)
+
+
+def record(model: nn.Module, call: Call, *, training: bool) -> Reading:
+    """Run a scratch copy once, and return who fed whom in that run, with the shapes of the values.
+
+    Unlike a trace this follows control flow that depends on data, along the path the call takes.
+    """
+    copied = scratch(model).train(training)
+    recorder = _Recorder(copied, call)
+    for path, module in copied.named_modules():
+        if is_read_as_one(module) and not any(_inside_one(copied, path)):
+            recorder.watch(path, module)
+    with undisturbed(model), recorder:
+        result = copied(*call[0], **call[1])
+    recorder.graph.output(recorder.names(result)).meta["root"] = ""
+    return Reading([recorder.graph], {})
+
+
+def _inside_one(model: nn.Module, path: str) -> list[str]:
+    """The paths above that are read as one, outermost first."""
+    names = path.split(".")[:-1]
+    above = [".".join(names[: depth + 1]) for depth in range(len(names))]
+    return [path for path in above if is_read_as_one(model.get_submodule(path))]
+
+
+class _Recorder(TorchFunctionMode):
+    """Makes a torch.fx graph of what is called, one node for a layer or a function of torch's."""
+
+    def __init__(self, model: nn.Module, call: Call) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.parameters = {id(value): name for name, value in model.named_parameters()}
+        self.nodes: dict[int, fx.Node] = {}  # of tensors, by id
+        self.alive: list[Tensor] = []  # so that no id is used again
+        self.depth = 0
+        for value in pytree.tree_leaves(call):
+            if isinstance(value, Tensor):
+                self.note(self.graph.placeholder(f"input_{len(self.nodes)}"), value)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = self.names((args, kwargs)) if self.depth == 0 else None
+        result = func(*args, **kwargs)
+        if given and any(isinstance(value, Tensor) for value in pytree.tree_leaves(result)):
+            self.note(self.graph.call_function(func, *given), result)
+        return result
+
+    def watch(self, path: str, module: nn.Module) -> None:
+        """Make one node of each call of the module, whatever it does inside."""
+
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.depth += 1
+
+        def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+            self.depth -= 1
+            if self.depth == 0:
+                node = self.graph.create_node("call_module", path, *self.names((args, kwargs)))
+                self.note(node, result)
+
+        module.register_forward_pre_hook(enter, with_kwargs=True)
+        module.register_forward_hook(leave, with_kwargs=True)
+
+    def names(self, values: Any) -> Any:
+        """The same values, with nodes in place of tensors; None where the origin is unseen."""
+        return pytree.tree_map(self._name, values)
+
+    def _name(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value if isinstance(value, bool | int | float | str) else None
+        if id(value) not in self.nodes and id(value) in self.parameters:
+            self.note(self.graph.create_node("get_attr", self.parameters[id(value)]), value)
+        return self.nodes.get(id(value))
+
+    def note(self, node: fx.Node, result: Any) -> None:
+        """The tensors of the result come from this node, also where they came from another."""
+        node.meta["root"] = ""
+        for value in pytree.tree_leaves(result):
+            if isinstance(value, Tensor):
+                node.meta.setdefault("shape", tuple(value.shape))
+                self.nodes[id(value)] = node
+                self.alive.append(value)
+
+
+def verify(model: nn.Module, call: Call, places: list[str]) -> None:
+    """Run a scratch copy of the new model in evaluation mode.
+
+    Raises:
+        RuntimeError: the model raises; the message names the place that was being run.
+    """
+    copied = scratch(model).eval()
+    running: list[str] = []
+
+    def enter(path: str) -> Callable[..., None]:
+        def hook(*call: Any) -> None:
+            running.append(path)
+
+        return hook
+
+    def leave(*call: Any) -> None:
+        running.pop()
+
+    for path in places:
+        copied.get_submodule(path).register_forward_pre_hook(enter(path))
+        copied.get_submodule(path).register_forward_hook(leave)
+    try:
+        with undisturbed(model):
+            copied(*call[0], **call[1])
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"in {running[-1]!r}" if running else f"outside of them, at {frame.filename}"
+        where += "" if running else f":{frame.lineno}"
+        raise RuntimeError(
+            f"the model with batch norm at {', '.join(places)} raises on the example, {where} "
+            f"({type(error).__name__}: {error}); the model as given runs"
+        ) from error
