@@ -52,7 +52,8 @@ def _cached(
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     path = Path(home) / "batchnorm" / f"{name}.npz"
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        # Opened here: np.load leaves a torn archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             return kept["x"], kept["y"]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         x, y = parse()

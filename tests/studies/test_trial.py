@@ -1,0 +1,150 @@
+"""A trial's key is all that decides it; its rows repeat; arms start from the same weights."""
+
+import json
+import sys
+from dataclasses import asdict, fields, replace
+
+import pytest
+import torch
+from torch import nn
+
+from batchnorm.data import load
+from batchnorm.layers import BatchNorm1d
+from batchnorm.studies._network import build, mlp, why_not
+from batchnorm.studies._sweep import FULL_RATES, decades, networks
+from batchnorm.studies._trial import Setup, Trial
+
+SMALL = Trial(data="digits8x8", depth=2, width=16, steps=20, every=10)
+
+
+def test_rows_repeat_to_the_bit_whatever_ran_before():
+    rows = SMALL.run()
+    replace(SMALL, seed=5, batch_norm=True).run()
+    threads = torch.get_num_threads()
+    assert SMALL.run() == rows
+    assert torch.get_num_threads() == threads
+    json.dumps(rows, allow_nan=False)
+
+
+def test_every_field_is_in_the_key():
+    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v * 2, str: str.upper}
+    keys = {SMALL.key("context"), SMALL.key("other context")}
+    for field in fields(Trial):
+        changed = replace(SMALL, **{field.name: other[field.type](getattr(SMALL, field.name))})
+        keys.add(changed.key("context"))
+    assert len(keys) == 2 + len(fields(Trial))
+
+
+def test_the_key_survives_json_and_equal_numbers():
+    trial = replace(SMALL, learning_rate=1)
+    assert trial.key("") == replace(SMALL, learning_rate=1.0).key("")
+    assert Trial(**json.loads(json.dumps(asdict(trial)))).key("") == trial.key("")
+
+
+def test_arms_are_paired_they_start_from_the_same_weights():
+    data = load("digits8x8")
+    plain, normed = (build(replace(SMALL, batch_norm=b), data) for b in (False, True))
+    weights = [[p for p in m.parameters() if p.dim() == 2] for m in (plain, normed)]
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    norms = [m for m in normed.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert len(norms) == 2
+    assert not any(isinstance(m, nn.BatchNorm1d) for m in plain.modules())
+    other = build(replace(SMALL, seed=1), data)
+    assert not torch.equal(weights[0][0], next(other.parameters()))
+
+
+def test_initial_weights_have_the_stated_variance():
+    data = load("digits")
+    torch.manual_seed(0)
+    for activation, gain in (("sigmoid", 1), ("relu", 2)):
+        first = mlp(data, activation, 3, 100)[1]
+        assert first.weight.var().item() * 784 == pytest.approx(gain, rel=0.02)
+        assert not first.bias.any()
+
+
+def test_initial_scale_multiplies_weights_alone():
+    data = load("digits8x8")
+    one, ten = (build(replace(SMALL, init_scale=c, batch_norm=True), data) for c in (1, 10))
+    for a, b in zip(one.parameters(), ten.parameters(), strict=True):
+        torch.testing.assert_close(b, a * 10 if a.dim() > 1 else a)
+
+
+def test_batch_norm_on_inputs_has_nothing_to_learn():
+    data = load("breast_cancer")
+    model = build(Trial(data="breast_cancer", batch_norm_inputs=True), data)
+    assert isinstance(model[0], nn.BatchNorm1d)
+    assert not list(model[0].parameters())
+    out = model[0](data.train.x)
+    torch.testing.assert_close(out.mean(0), torch.zeros(30), atol=1e-4, rtol=0)
+
+
+def test_normalized_inputs_are_another_trial_with_other_rows():
+    trial = Trial(data="breast_cancer", depth=1, width=8, steps=5)
+    assert trial.run() != replace(trial, normalize_inputs=True).run()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"activation": "tanh"}, "no activation 'tanh': expected one of sigmoid, relu"),
+        ({"network": "cnn"}, "no network 'cnn': expected mlp or your module:function"),
+        ({"data": "nothing"}, "no data set 'nothing'"),
+    ],
+)
+def test_wrong_fields_are_named(change, says):
+    with pytest.raises(ValueError, match=says):
+        replace(SMALL, **change).run()
+
+
+def test_rates_have_three_digits_so_that_equal_ones_are_equal():
+    assert decades(-4, 1.5, 0.25) == FULL_RATES
+    assert set(decades(-4, 1.5, 0.5)) < set(FULL_RATES)
+
+
+OWN = """
+from torch import nn
+from batchnorm.layers import BatchNorm1d
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+
+def normed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), BatchNorm1d(12), nn.Linear(12, 10))
+
+def linear():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_network.py").write_text(OWN)
+    yield "own_network:"
+    sys.modules.pop("own_network", None)
+
+
+def test_the_users_network_goes_through(own):
+    setup = Setup(model=own + "plain", data="digits8x8")
+    (base,) = networks(setup)
+    assert (base.network, base.activation, base.data) == (setup.model, "own", "digits8x8")
+    normed = build(replace(base, batch_norm=True), load("digits8x8"))
+    assert any(isinstance(m, BatchNorm1d) for m in normed.modules())
+    assert len(replace(base, batch_norm=True, steps=3).run()) == 2
+
+
+def test_why_the_users_network_is_no_case(own):
+    reason = networks(Setup(model=own + "normed", data="digits8x8"))
+    assert "already has batch norm (2: BatchNorm1d)" in reason
+    reason = why_not(own + "linear", "digits8x8")
+    assert reason.startswith("batch norm finds no place in own_network:linear")
+    with pytest.raises(ValueError, match="batch norm went nowhere in 'own_network:linear'"):
+        Trial(network=own + "linear", data="digits8x8", batch_norm=True, activation="own").run()
+
+
+def test_what_is_no_network_is_refused(own):
+    with pytest.raises(ValueError, match=r"'own_network:number' returned int; expected a torch.nn"):
+        networks(Setup(model=own + "number"))
