@@ -65,7 +65,7 @@ def test_without_a_terminal_there_are_plain_lines(called, capsys):
     assert shown.err.splitlines()[1:] == [
         "training 1/3, best validation accuracy 93.4 %",
         "training 3/3, best validation accuracy 93.4 %",
-        "drawing the page, best validation accuracy 93.4 %",
+        "drawing the page",
     ]
     out = shown.out.splitlines()
     assert out[-1] == "The page: runs/study/report.html"
@@ -95,13 +95,15 @@ def test_everything_fits_the_terminal(width):
     found = Run(
         Path("r"), VERDICTS, titles={**TITLES, "depth": "Deep"}, failed={"depth": "x " * 99}
     )
-    console.print(findings(found))
+    console.print(findings(found, width))
     watched = Watched(console)
     watched.now = Progress("trials", 37, 120, 0, BEST)
     console.print(watched._drawn())
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
     assert max(map(len, text.splitlines())) <= width
     assert "37/120" in text
+    assert "3.2 times [2.8, 3.9]" in " ".join(text.split())
+    assert "x x x" in text
     assert "93.4 %" in text
 
 

@@ -131,7 +131,8 @@ def study(
                 f"batchnorm: stopped, {watched.kept} in {out}; go on with: {again}", file=sys.stderr
             )
             return 130
-    Console().print(findings(found))
+    console = Console()
+    console.print(findings(found, console.width))
     # Not through Rich, which would break a long path into two lines.
     print(f"The page: {found.report}")
     return 1 if found.failed else 0

@@ -93,7 +93,7 @@ class Watched:
             return
         if last or page or time.monotonic() - self.said >= QUIET:
             self.said = time.monotonic()
-            best = self.now.best
+            best = None if page else self.now.best
             words = [f"{STAGES[self.now.stage]} {self._counted()}".rstrip().lower(), self._left()]
             words += [f"best validation accuracy {100 * best[0]:.1f} %"] if best else []
             print(", ".join(filter(None, words)), file=self.console.file, flush=True)
@@ -132,8 +132,14 @@ class Watched:
         return text
 
 
-def findings(run: Run) -> RenderableType:
-    """The verdicts, study by study: the headline in bold, then what else was measured."""
+def findings(run: Run, width: int) -> RenderableType:
+    """The verdicts, study by study: the headline in bold, then what else was measured.
+
+    Args:
+        run: what was found.
+        width: of the terminal; a narrow one gets the numbers under the words.
+    """
+    stacked = width < 80
     lines: list[RenderableType] = []
     for name, title in run.titles.items():
         lines += [Text()] if lines else []
@@ -142,13 +148,17 @@ def findings(run: Run) -> RenderableType:
         table.add_column(width=max(map(len, [*COLORS, "does not apply"])))
         # Even columns from one study to the next, as wide as the widest needs.
         measures = [len(verdict.metric) for verdict in run.verdicts]
-        table.add_column(width=max(measures, default=None))
+        table.add_column(width=None if stacked else max(measures, default=None))
         table.add_column()
         for verdict in run.verdicts:
             if verdict.study == name:
                 style = "" if table.rows else "bold"
                 word = Text(verdict.verdict, f"{style} {COLORS.get(verdict.verdict, '')}".strip())
-                table.add_row(word, Text(verdict.metric, style), Text(_measured(verdict), style))
+                metric, measured = Text(verdict.metric, style), Text(_measured(verdict), style)
+                if stacked:
+                    table.add_row(word, Group(metric, measured))
+                else:
+                    table.add_row(word, metric, measured)
         if name in run.failed:
             table.add_row(Text("failed", "bold red"), Text(run.failed[name]))
         if name in run.not_applicable:
