@@ -29,8 +29,9 @@ def points_of(
             [v for row in here if (v := number(row.get(field), frame.log_y)) is not None]
             for field in (frame.y, *(band or (frame.y, frame.y)))
         )
-        y = median(ys) if ys and 2 * len(ys) >= runs[arm] else None
-        low, high = min(lows, default=None), max(highs, default=None)
+        most = ys and 2 * len(ys) >= runs[arm]
+        y = median(ys) if most else None
+        low, high = (min(lows, default=None), max(highs, default=None)) if most else (None, None)
         seen = f"{len(ys)} of {runs[arm]}"
         points.append({"arm": arm, "x": at, "y": y, "low": low, "high": high, "runs": seen})
     return points

@@ -1,7 +1,7 @@
 """Intervals: a dot and a bar a row."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from batchnorm.charts._frame import Frame, Look, text, tip
 from batchnorm.charts._rows import Row, checked, number
@@ -32,7 +32,7 @@ def intervals(
     import altair as alt
 
     frame = Frame("value", "", **look)
-    points: list[Row] = []
+    points: list[dict[str, Any]] = []
     facts: list[str] = []
     for row in checked(rows, "label", *FIELDS):
         value, low, high = (number(row[field], frame.log_x) for field in FIELDS)
@@ -40,28 +40,35 @@ def intervals(
         facts.append(f"{row['label']}: {text(value)}" + ("" if value is None else _to(low, high)))
     x = frame.axis("x", padding=24)
     tips = [alt.Tooltip("label:N", title=" "), *(tip(field, field) for field in FIELDS)]
-    line = alt.Chart(alt.Data(values=points)).encode(y=alt.Y("label:N", sort=None, axis=None))
-    none = line.transform_filter("!isValid(datum.value)")
-    some = line.transform_filter("isValid(datum.value)")
-    bar = some.mark_rule(strokeWidth=3, opacity=0.6, strokeCap="round", color=BLUE, aria=False)
-    bar = bar.encode(tooltip=tips)
-    low, value = (alt.X(f"{field}:Q", **x) for field in ("low", "value"))
-    layers = [
-        bar.transform_filter("isValid(datum.low)").encode(x=low, x2="value:Q"),
-        bar.transform_filter("!isValid(datum.low)").encode(x=value, x2=alt.value(0)),
-        bar.transform_filter("isValid(datum.high)").encode(x=value, x2="high:Q"),
-        bar.transform_filter("!isValid(datum.high)").encode(x=value, x2=alt.value("width")),
-        some.mark_point(filled=True, size=90, opacity=1, color=BLUE).encode(x=value, tooltip=tips),
-        line.mark_text(dy=-14, align="left", aria=False).encode(x=alt.value(0), text="label:N"),
-        none.mark_text(dy=3, align="left", fontStyle="italic", aria=False).encode(
-            x=alt.value(0), text=alt.value("no value")
-        ),
-    ]
+    y = alt.Y("label:N", sort=[point["label"] for point in points], axis=None)
+
+    def layer(data: list[dict[str, Any]]) -> alt.Chart:
+        return alt.Chart(alt.Data(values=data)).encode(y=y)
+
+    some = [point for point in points if point["value"] is not None]
+    none = [point for point in points if point["value"] is None]
+    layers: list[alt.Chart] = []
     if reference is not None:
         at = alt.Chart(alt.Data(values=[{"reference": reference}]))
         at = at.mark_rule(strokeDash=[4, 4], opacity=0.6)
-        layers.insert(0, at.encode(x=alt.X("reference:Q", **x)))
-    return frame.chart(layers, alt.Step(46), facts)
+        layers.append(at.encode(x=alt.X("reference:Q", **x)))
+    for end, edge in (("low", alt.value(0)), ("high", alt.value("width"))):
+        for data, to in (
+            ([point for point in some if point[end] is not None], f"{end}:Q"),
+            ([point for point in some if point[end] is None], edge),
+        ):
+            bar = layer(data).mark_rule(strokeWidth=3, opacity=0.6, color=BLUE, aria=False)
+            layers += [bar.encode(x=alt.X("value:Q", **x), x2=to, tooltip=tips)] if data else []
+    if some:
+        dot = layer(some).mark_point(filled=True, size=90, opacity=1, color=BLUE)
+        layers.append(dot.encode(x=alt.X("value:Q", **x), tooltip=tips))
+    at_left: dict[str, Any] = {"align": "left", "aria": False}
+    label = layer(points).mark_text(dy=-14, **at_left)
+    layers.append(label.encode(x=alt.value(0), text="label:N"))
+    if none:
+        missing = layer(none).mark_text(dy=3, fontStyle="italic", **at_left)
+        layers.append(missing.encode(x=alt.value(0), text=alt.value("no value")))
+    return frame.chart(layers, 46 * len({point["label"] for point in points}), facts)
 
 
 def _to(low: float | None, high: float | None) -> str:

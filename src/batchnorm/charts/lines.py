@@ -116,7 +116,8 @@ def _lines(
     ink: dict[str, Any] = both | {"scale": alt.Scale(domain=arms, range=inks)}
     mark: dict[str, Any] = both | {"scale": alt.Scale(domain=arms, range=marks[: len(arms)])}
     x = frame.axis("x", padding=12 if dots else 0)
-    y = frame.axis("y", padding=14 * len(arms) if dots and crosses else 0)
+    lost = [arm for arm in arms if any(p["arm"] == arm for p in crosses)]
+    y = frame.axis("y", padding=8 + 14 * len(lost) if dots and lost else 0)
     name, count = alt.Tooltip("arm:N", title=" "), alt.Tooltip("runs:N", title="runs with a number")
     at = tip("x", frame.named("x"))
     extent = [tip("y", frame.named("y")), tip("low", "lowest run"), tip("high", "highest run")]
@@ -125,8 +126,9 @@ def _lines(
         base = alt.Chart(alt.Data(values=data))
         return base.encode(x=alt.X("x:Q", **x), color=alt.Color("arm:N", **ink))
 
-    drawn = layer([p for p in points if p["y"] is not None])
-    band = drawn.mark_area(opacity=0.18, aria=False).encode(alt.Y("low:Q", **y), y2="high:Q")
+    # A sweep's line breaks where there is no number; a curve's cannot come back from there.
+    drawn = layer(points if dots else [p for p in points if p["y"] is not None])
+    band = drawn.mark_area(opacity=0.15, aria=False).encode(alt.Y("low:Q", **y), y2="high:Q")
     line = drawn.mark_line(strokeWidth=2, aria=False).encode(alt.Y("y:Q", **y))
     dot = drawn.mark_point(filled=True, size=60, opacity=1 if dots else 0, aria=False)
     dot = dot.encode(alt.Y("y:Q", **y), tooltip=[name, at, *extent, count])
@@ -135,11 +137,11 @@ def _lines(
     else:
         line = line.encode(strokeDash=alt.StrokeDash("arm:N", **mark))
     layers = [band, line, dot]
-    for row, arm in enumerate(arms):
-        if mine := [p for p in crosses if p["arm"] == arm]:
-            foot = alt.value(HEIGHT - 8 - 13 * row) if dots else alt.Y("y:Q", **y)
-            cross = layer(mine).mark_point(shape=CROSS, size=50, strokeWidth=2, opacity=1)
-            layers.append(cross.encode(y=foot, tooltip=[name, at, count]))
+    for i, arm in enumerate(lost):
+        foot = alt.value(HEIGHT - 8 - 14 * i) if dots else alt.Y("y:Q", **y)
+        cross = layer([p for p in crosses if p["arm"] == arm])
+        cross = cross.mark_point(shape=CROSS, size=50, strokeWidth=2, opacity=1)
+        layers.append(cross.encode(y=foot, tooltip=[name, at, count]))
     cross_note = "× more than half of the runs diverged" if crosses else ""
     return frame.chart(layers, HEIGHT, facts, "; ".join(filter(None, [note, cross_note])))
 
