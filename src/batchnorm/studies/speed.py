@@ -191,7 +191,8 @@ def _verdict(
 
 def _networks(rows: Rows) -> list[str]:
     """Sigmoid first, the paper's network and so the headline; or the user's alone."""
-    return list(dict.fromkeys(row["activation"] for row in rows if not _premise(row)))
+    mine = (row for row in rows if "seconds" not in row and not _premise(row))
+    return list(dict.fromkeys(row["activation"] for row in mine))
 
 
 def _premise(row: dict[str, Any]) -> bool:
