@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from batchnorm.studies import learning_rate, speed
-from batchnorm.studies._range import working
+from batchnorm.studies._range import mean_accuracy, working
 from batchnorm.studies._sweep import Run, decades
 from batchnorm.studies._trial import Setup, Trial
 
@@ -107,6 +107,11 @@ def test_a_blind_pick_averages_over_the_decades():
     assert found.value == pytest.approx(8, abs=0.1)
     assert (found.unit, found.verdict) == ("points", "supported")
     assert by_metric(rows((-2, 0)))["blind pick"].verdict == "not supported"
+
+
+def test_what_a_lost_run_had_learned_is_lost_to_a_blind_pick():
+    grid = sweep(run(0.9), run(0.9, finished=False), run(0.9))
+    assert mean_accuracy(grid, 0) == pytest.approx((0.9 + 0.1) / 2)
 
 
 def test_an_arm_that_learns_nowhere_has_no_range():

@@ -107,6 +107,8 @@ def test_a_base_still_improving_at_the_end_is_said():
 
 def test_the_ratio_cannot_be_finer_than_the_looks():
     assert speed.measure(rows((1, 0.9)))[0].value == pytest.approx(100 / EVERY)
+    there = [row | ({"test_accuracy": 0.9} if row["batch_norm"] else {}) for row in rows((50, 0.9))]
+    assert speed.measure(there)[0].value == pytest.approx(100 / EVERY), "even from step 0"
 
 
 def test_rates_are_chosen_on_validation_and_steps_counted_on_test():

@@ -51,7 +51,7 @@ def working(sweep: Sweep, seed: int, near: float) -> Range:
     ends = [sweep[s][seed] for s in settings]
     best = max(range(len(ends)), key=lambda i: _end(ends[i], "validation"))
     goal = _end(ends[best], "test") - near
-    works = [_end(run, "test") >= goal and run.finished for run in ends]
+    works = [_end(run, "test") >= goal for run in ends]
     first, last = max(_stretches(works), key=lambda s: (s[1] - s[0], s[0] <= best <= s[1]))
     return Range(
         _power(settings[first]),
