@@ -1,9 +1,11 @@
 """Batch normalization for PyTorch: layers, surgery, and studies of what batch norm does.
 
-The textbook is `batchnorm.equations`; `batchnorm.interop` speaks other frameworks' forms.
+The textbook is `batchnorm.equations`; `batchnorm.interop` speaks other frameworks' forms;
+`batchnorm.data` and `batchnorm.train` are what the studies train on and with.
 """
 
 from batchnorm import functional as functional
+from batchnorm import interop as interop
 from batchnorm._version import __version__ as __version__
 from batchnorm.layers import BatchNorm1d as BatchNorm1d
 from batchnorm.layers import BatchNorm2d as BatchNorm2d
@@ -11,3 +13,7 @@ from batchnorm.layers import BatchNorm3d as BatchNorm3d
 from batchnorm.layers import BatchNormAct1d as BatchNormAct1d
 from batchnorm.layers import BatchNormAct2d as BatchNormAct2d
 from batchnorm.layers import BatchNormAct3d as BatchNormAct3d
+from batchnorm.studies import Run as Run
+from batchnorm.studies import study as study
+from batchnorm.surgery import Changes as Changes
+from batchnorm.surgery import insert as insert

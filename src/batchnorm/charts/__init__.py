@@ -5,7 +5,6 @@ same. Axes, text and grid carry no color, so that the page's theme decides. A va
 not finite (a diverged run) is never drawn as a number.
 """
 
-from batchnorm.charts.bars import intervals
-from batchnorm.charts.lines import curves, sweep
-
-__all__ = ["curves", "intervals", "sweep"]
+from batchnorm.charts.bars import intervals as intervals
+from batchnorm.charts.lines import curves as curves
+from batchnorm.charts.lines import sweep as sweep
