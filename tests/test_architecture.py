@@ -146,7 +146,8 @@ def test_the_probe_sees_a_heavy_or_slow_import():
         "        return importlib.util.spec_from_loader(name, self) if name == 'batchnorm' else None\n"
         "    def create_module(self, spec): return None\n"
         "    def exec_module(self, module):\n"
-        "        import rich; time.sleep(0.06)\n"
+        "        import rich; start = time.process_time()\n"
+        "        while time.process_time() < start + 0.06: pass\n"
         "sys.meta_path.insert(0, Finder())"
     )
     seconds, modules = probe(slow)

@@ -5,7 +5,7 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from modulefinder import ModuleFinder
 from pathlib import Path
 from sysconfig import get_path
@@ -13,7 +13,6 @@ from sysconfig import get_path
 import numpy
 import torch
 
-import batchnorm
 from batchnorm.data import Data, load
 from batchnorm.named import _current_folder_importable
 from batchnorm.studies._trial import Trial
@@ -29,10 +28,10 @@ class Context:
     @cached_property
     def base(self) -> str:
         """What all trials share: our own sources and the versions of what they stand on."""
-        package = hash_files(sorted(Path(batchnorm.__path__[0]).rglob("*.py")))
+        package = hash_files(sorted(Path(__file__).parent.parent.rglob("*.py")))
         return (
             f"batchnorm {version('batchnorm')} ({package}), torch {torch.__version__}, "
-            f"numpy {numpy.__version__}"
+            f"numpy {numpy.__version__}, numba {_kernels()}"
         )
 
     def examples(self, name: str) -> Data:
@@ -53,6 +52,14 @@ class Context:
             f"{self.base}, data {self.examples(trial.data).fingerprint}, "
             f"model {self.models.get(trial.network, '')}"
         )
+
+
+def _kernels() -> str:
+    """The version of Numba, whose kernels round otherwise than plain torch; "none" without it."""
+    try:
+        return version("numba")
+    except PackageNotFoundError:
+        return "none"
 
 
 def hash_files(paths: Iterable[Path]) -> str:
