@@ -22,16 +22,16 @@ def decades(low: float, high: float, step: float) -> list[float]:
 
 # Quick: fine between 0.3 and 3, where plain networks stop working, and coarse elsewhere.
 RATES = {
-    ("quick", "sigmoid"): decades(-0.5, 1, 0.5),
+    ("quick", "sigmoid"): decades(-0.5, 0.5, 0.5),
     ("quick", "relu"): [*decades(-2, -1, 0.5), *decades(-0.5, 0.5, 0.25), *decades(1, 1.5, 0.5)],
     ("quick", "own"): decades(-3, 1, 0.5),
 }
 FULL_RATES = decades(-4, 1.5, 0.25)
 BUDGET = {  # steps, and steps between rows
-    ("quick", "sigmoid"): (400, 20),
+    ("quick", "sigmoid"): (400, 10),
     ("quick", "relu"): (250, 10),
     ("quick", "own"): (250, 10),
-    ("full", "sigmoid"): (4000, 20),
+    ("full", "sigmoid"): (4000, 10),
     ("full", "relu"): (2000, 10),
     ("full", "own"): (2000, 10),
 }

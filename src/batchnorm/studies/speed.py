@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from batchnorm.studies._race import Race, race
-from batchnorm.studies._sweep import Rows, networks, rates, runs, sweep
+from batchnorm.studies._sweep import Rows, decades, networks, rates, runs, sweep
 from batchnorm.studies._trial import Setup, Trial
 from batchnorm.studies._verdict import INCONCLUSIVE, Verdict, bootstrap, decide
 
@@ -52,7 +52,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "batch norm on inputs too": {"batch_norm": True, "batch_norm_inputs": True},
 }
 TABULAR_DEPTH = 2  # tells these trials from those of a user who asks for the same data
-TABULAR_RATES = [10.0**power for power in range(-6, 1)]
+TABULAR_RATES = {"quick": decades(-4, 0, 1), "full": decades(-6, 0.5, 0.5)}
 SHORT, LONG = 20, 170  # steps of the timed trials: their difference has no start-up in it
 
 
@@ -69,7 +69,7 @@ def trials(setup: Setup) -> list[Trial] | str:
         steps = 100 if setup.scale == "quick" else 500
         base = Trial(data=TABULAR, depth=TABULAR_DEPTH, width=50, steps=steps, every=5)
         for arm in ARMS.values():
-            out += sweep(base, setup.scale, TABULAR_RATES, **arm)
+            out += sweep(base, setup.scale, TABULAR_RATES[setup.scale], **arm)
     return out
 
 
