@@ -12,34 +12,27 @@ from typing import Any, cast
 FORMAT = 1
 PAGE = "report.html"
 MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
-WORDS = ("supported", "not supported", "contradicted", "inconclusive")
+WORDS = ["supported", "not supported", "contradicted", "inconclusive"]
+STATUSES = ["done", "failed", "not applicable"]
 
 Json = dict[str, Any]
-TEXT, TEXT_OR_NONE, NUMBER_OR_NONE = str, (str, type(None)), (int, float, type(None))
+
+# What the page needs of each file: a field's type, or the list of what it may say.
+TEXT_OR_NONE, NUMBER_OR_NONE = (str, type(None)), (int, float, type(None))
 MANIFEST: Json = {
-    "batchnorm": str,
-    "torch": str,
-    "numpy": str,
-    "python": str,
-    "machine": dict,
-    "started": str,
-    "finished": TEXT_OR_NONE,
-    "scale": str,
-    "model": TEXT_OR_NONE,
-    "data": str,
-    "command": str,
-    "seeds": list,
-    "studies": list,
+    **dict.fromkeys(("batchnorm", "torch", "numpy", "python", "started", "scale", "data"), str),
+    **{"command": str, "finished": TEXT_OR_NONE, "model": TEXT_OR_NONE},
+    **{"machine": dict, "seeds": list, "studies": list},
 }
+MACHINE: Json = {"cpu": TEXT_OR_NONE, "cores": NUMBER_OR_NONE, "system": str}
 STUDY: Json = {
-    **dict.fromkeys(("name", "lecture", "title", "claim", "method", "published", "status"), str),
-    "trials": int,
-    "reason": TEXT_OR_NONE,
-    "charts": list,
+    **dict.fromkeys(("name", "lecture", "title", "claim", "method", "published"), str),
+    **{"trials": int, "status": STATUSES, "reason": TEXT_OR_NONE, "charts": list},
 }
 VERDICT: Json = {
-    **dict.fromkeys(("study", "claim", "metric", "verdict", "unit", "threshold", "note"), str),
+    **dict.fromkeys(("study", "claim", "metric", "unit", "threshold", "note"), str),
     **dict.fromkeys(("value", "low", "high"), NUMBER_OR_NONE),
+    "verdict": WORDS,
 }
 
 
@@ -89,6 +82,7 @@ def _page(folder: Path) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {}  # not sorted: tables keep the rows' order
     ours: dict[str, Any] = {"value": _value, "interval": _interval, "tally": _tally}
     environment.filters.update(ours | {"date": _date, "span": _span, "full": _full})
     template = environment.from_string(Path(__file__).with_name(PAGE).read_text(encoding="utf-8"))
@@ -104,9 +98,9 @@ def _page(folder: Path) -> str:
 
 def _manifest(folder: Path) -> Json:
     if not folder.is_dir():
-        kind = "is a file, not a folder" if folder.exists() else ""
-        start = f"{str(folder)!r} {kind}" if kind else f"no folder {str(folder)!r}"
-        raise ValueError(f"{start}: give the folder of a run, such as runs/study")
+        name = repr(str(folder))
+        what = f"{name} is a file, not a folder" if folder.exists() else f"no folder {name}"
+        raise ValueError(f"{what}: give the folder of a run, such as runs/study")
     path = folder / "manifest.json"
     run = _json(path, "give the folder of a run; `batchnorm study` writes runs/study")
     version = run.get("format") if isinstance(run, dict) else None
@@ -118,6 +112,7 @@ def _manifest(folder: Path) -> Json:
             f"version that wrote it (batchnorm {run.get('batchnorm', 'unknown')}) or a later one"
         )
     _check(run, MANIFEST, path, "the manifest")
+    _check(run["machine"], MACHINE, path, "the machine")
     _objects(run["studies"], STUDY, path)
     return run
 
@@ -172,8 +167,10 @@ def _check(value: Any, fields: Json, path: Path, what: str) -> None:
     for name, kind in fields.items():
         if name not in value:
             raise ValueError(f"{path}: {what} has no {name!r}; another batchnorm wrote it?")
-        if not isinstance(value[name], kind):
-            raise ValueError(f"{path}: {name!r} of {what} cannot be {value[name]!r}")
+        words = kind if isinstance(kind, list) else []
+        if value[name] not in words if words else not isinstance(value[name], kind):
+            expected = f": expected one of {', '.join(words)}" if words else ""
+            raise ValueError(f"{path}: {name!r} of {what} cannot be {value[name]!r}{expected}")
 
 
 def _value(verdict: Json) -> str:
@@ -184,7 +181,8 @@ def _value(verdict: Json) -> str:
     """
     if verdict["value"] is None:
         return "–"
-    return _with_unit(_numbers(verdict)[0], verdict["unit"])
+    unit = verdict["unit"]
+    return _numbers(verdict)[0] + (unit if unit in ("×", "") else NO_BREAK + unit)
 
 
 def _interval(verdict: Json) -> str:
@@ -210,10 +208,6 @@ def _numbers(verdict: Json) -> list[str]:
     return [text.replace("-", MINUS) for text in texts]
 
 
-def _with_unit(number: str, unit: str) -> str:
-    return number + (unit if unit in ("×", "") else NO_BREAK + unit)
-
-
 def _tally(verdicts: Sequence[Json]) -> Iterable[tuple[str, int]]:
     found = [v["verdict"] for v in verdicts]
     return [(word, found.count(word)) for word in WORDS if word in found]
@@ -221,8 +215,7 @@ def _tally(verdicts: Sequence[Json]) -> Iterable[tuple[str, int]]:
 
 def _full(command: str) -> str:
     """The command of a quick look, at the full scale."""
-    words = command.replace(" --scale quick", "")
-    return f"{words} --scale full"
+    return command.replace(" --scale quick", "") + " --scale full"
 
 
 def _date(moment: str) -> str:

@@ -43,13 +43,13 @@ def intervals(
     y = alt.Y("label:N", sort=[point["label"] for point in points], axis=None)
 
     def layer(data: list[dict[str, Any]]) -> alt.Chart:
-        return alt.Chart(alt.Data(values=data)).encode(y=y)
+        return alt.Chart(alt.InlineData(values=data)).encode(y=y)
 
     some = [point for point in points if point["value"] is not None]
     none = [point for point in points if point["value"] is None]
     layers: list[alt.Chart] = []
     if reference is not None:
-        at = alt.Chart(alt.Data(values=[{"reference": reference}]))
+        at = alt.Chart(alt.InlineData(values=[{"reference": reference}]))
         at = at.mark_rule(strokeDash=[4, 4], opacity=0.6)
         layers.append(at.encode(x=alt.X("reference:Q", **x)))
     for end, edge in (("low", alt.value(0)), ("high", alt.value("width"))):

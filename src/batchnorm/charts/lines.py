@@ -123,7 +123,7 @@ def _lines(
     extent = [tip("y", frame.named("y")), tip("low", "lowest run"), tip("high", "highest run")]
 
     def layer(data: list[Row]) -> "alt.Chart":
-        base = alt.Chart(alt.Data(values=data))
+        base = alt.Chart(alt.InlineData(values=data))
         return base.encode(x=alt.X("x:Q", **x), color=alt.Color("arm:N", **ink))
 
     # A sweep's line breaks where there is no number; a curve's cannot come back from there.

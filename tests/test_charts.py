@@ -1,0 +1,177 @@
+"""Charts: what is drawn, what is left out, and colors that everyone can read."""
+
+import json
+from math import inf, nan
+
+import pytest
+
+from batchnorm.charts import curves, intervals, sweep
+from batchnorm.charts.lines import DASHES, KNOWN, OTHERS, SHAPES
+
+ARMS = ("with batch norm", "without")
+
+
+def rows(values_by_arm, x="step"):
+    """{arm: [values of run 0, of run 1, ...]} -> rows with y."""
+    return [
+        {"arm": arm, x: i * 10 or 0.001, "y": value}
+        for arm, runs in values_by_arm.items()
+        for run in runs
+        for i, value in enumerate(run)
+    ]
+
+
+def layers(chart):
+    """The layers as dicts, each with its data put in place."""
+    spec = chart.to_dict()
+    for layer in spec["layer"]:
+        data = layer.get("data") or spec["data"]
+        layer["data"] = data["values"] if "values" in data else spec["datasets"][data["name"]]
+    return spec["layer"]
+
+
+def of_kind(chart, kind):
+    return [layer for layer in layers(chart) if layer["mark"]["type"] == kind]
+
+
+def test_a_curve_is_the_median_of_the_runs_and_the_band_their_range():
+    chart = curves(rows({"without": [[0, 1], [0, 5], [0, 2]]}), "step", "y")
+    last = of_kind(chart, "line")[0]["data"][-1]
+    assert (last["y"], last["low"], last["high"], last["runs"]) == (2, 1, 5, "3 of 3")
+    assert of_kind(chart, "area")[0]["encoding"]["y2"]["field"] == "high"
+
+
+def test_a_band_that_rows_hold_already_is_drawn_as_it_is():
+    data = [{"arm": "without", "step": 1, "y": 2.0, "a": 0.5, "b": 9.0}]
+    point = of_kind(curves(data, "step", "y", band=("a", "b")), "line")[0]["data"][0]
+    assert (point["y"], point["low"], point["high"]) == (2, 0.5, 9)
+
+
+@pytest.mark.parametrize("hole", [None, nan, inf, -inf])
+def test_a_curve_ends_with_a_cross_where_most_runs_diverge(hole):
+    data = rows({"without": [[1, 2, hole], [1, 3, hole], [1, 4, 5]]})
+    chart = curves(data, "step", "y")
+    assert [point["y"] for point in of_kind(chart, "line")[0]["data"]] == [1, 3]
+    cross = of_kind(chart, "point")[-1]["data"]
+    assert [(point["x"], point["y"]) for point in cross] == [(10, 3)]
+    assert "most runs diverge" in chart.to_dict()["description"]
+
+
+def test_a_curve_goes_on_where_one_run_of_three_diverges_between_two_readings():
+    data = rows({"without": [[1, 2, 3], [1, 2, 3], [1]]})
+    data.append({"arm": "without", "step": 7, "y": None, "diverged": True})
+    chart = curves(data, "step", "y")
+    assert [point["x"] for point in of_kind(chart, "line")[0]["data"]] == [0.001, 10, 20]
+    assert len(of_kind(chart, "point")) == 1, "no cross"
+
+
+def test_a_sweep_breaks_its_line_and_puts_a_cross_where_most_runs_have_no_number():
+    data = rows({"without": [[1, None, 3], [1, None, 3], [1, 2, 3]]}, x="learning_rate")
+    chart = sweep(data, y="y")
+    assert [point["y"] for point in of_kind(chart, "line")[0]["data"]] == [1, None, 3]
+    cross = of_kind(chart, "point")[-1]
+    assert [point["x"] for point in cross["data"]] == [10]
+    assert cross["encoding"]["y"] == {"value": 272}, "at the foot, not at a value"
+    assert "more than half of the runs diverged" in chart.to_dict()["title"]["subtitle"]
+
+
+def test_a_sweep_has_a_log_axis_unless_told_otherwise():
+    data = rows({"without": [[1, 2]]}, x="learning_rate")
+
+    def kind(chart):
+        return of_kind(chart, "line")[0]["encoding"]["x"]["scale"].get("type")
+
+    assert kind(sweep(data, y="y")) == "log"
+    assert kind(sweep(data, y="y", log_x=False)) is None
+
+
+def test_a_log_axis_has_no_place_for_zero():
+    data = [{"arm": "a", "step": step, "y": 1} for step in (0, 1)]
+    assert len(of_kind(curves(data, "step", "y", log_x=True), "line")[0]["data"]) == 1
+    assert len(of_kind(curves(data, "step", "y"), "line")[0]["data"]) == 2
+
+
+def test_intervals_draw_open_ends_to_the_edge_and_say_where_there_is_no_value():
+    data = [
+        {"label": "closed", "value": 2, "low": 1, "high": 3},
+        {"label": "open", "value": 2, "low": 1, "high": None},
+        {"label": "none", "value": nan, "low": None, "high": None},
+    ]
+    chart = intervals(data, reference=1)
+    ends = [(bar["encoding"].get("x2"), len(bar["data"])) for bar in of_kind(chart, "rule")[1:]]
+    assert ends == [({"field": "low"}, 2), ({"field": "high"}, 1), ({"value": "width"}, 1)]
+    assert [point["label"] for point in of_kind(chart, "text")[-1]["data"]] == ["none"]
+    about = chart.to_dict()["description"]
+    assert about == "value. closed: 2, 1 to 3. open: 2, 1 or more. none: no value."
+
+
+def test_an_arm_has_the_same_color_whatever_it_is_drawn_with():
+    def color(arms):
+        scale = of_kind(curves(rows({a: [[1, 2]] for a in arms}), "step", "y"), "line")[0]
+        scale = scale["encoding"]["color"]["scale"]
+        return dict(zip(scale["domain"], scale["range"], strict=True))
+
+    both, one = color(("without", "with batch norm", "other")), color(("without",))
+    assert both["without"] == one["without"] == KNOWN["without"]
+    assert list(both) == ["with batch norm", "without", "other"], "always in this order"
+    assert len(set(both.values())) == 3
+
+
+def test_arms_differ_by_dash_or_shape_too():
+    data = rows({arm: [[1, 2]] for arm in "abcde"}, x="learning_rate")
+    dashes = of_kind(curves(data, "learning_rate", "y"), "line")[0]["encoding"]["strokeDash"]
+    shapes = of_kind(sweep(data, y="y"), "point")[0]["encoding"]["shape"]
+    assert dashes["scale"]["range"] == [list(dash) for dash in DASHES]
+    assert shapes["scale"]["range"] == list(SHAPES)
+
+
+def luminance(color):
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, other):
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#14171c"])
+@pytest.mark.parametrize("color", sorted({*KNOWN.values(), *OTHERS}))
+def test_colors_stand_out_on_light_and_on_dark(color, page):
+    assert contrast(color, page) >= 3
+    assert contrast("#ffff00", "#ffffff") < 3, "yellow on white would not pass"
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        curves(rows({arm: [[1, 2]] for arm in ARMS}), "step", "y", title="A title"),
+        sweep(rows({arm: [[1, 2]] for arm in ARMS}, "learning_rate"), y="y", title="A title"),
+        intervals([{"label": "a", "value": 2, "low": 1, "high": 3}], title="A title"),
+    ],
+    ids=["curves", "sweep", "intervals"],
+)
+def test_every_chart_fills_its_place_is_described_and_has_tooltips(chart):
+    spec = chart.to_dict()
+    assert spec["width"] == "container"
+    assert spec["title"] == "A title"
+    assert spec["description"].startswith("A title")
+    assert any("tooltip" in layer.get("encoding", {}) for layer in spec["layer"])
+    json.dumps(spec, allow_nan=False)
+
+
+@pytest.mark.parametrize("draw", [lambda r: curves(r, "x", "y"), sweep, intervals])
+def test_nothing_to_draw_is_said(draw):
+    with pytest.raises(ValueError, match=r"^there are no rows to draw: expected at least one$"):
+        draw([])
+
+
+def test_a_row_without_a_field_is_named():
+    with pytest.raises(ValueError, match=r"^a row has no field 'arm' to draw; it has \['x', 'y'\]"):
+        curves([{"x": 1, "y": 2}], "x", "y")
+
+
+def test_a_keyword_that_no_chart_has_is_refused():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'log_z'"):
+        curves([{"arm": "a", "x": 1, "y": 2}], "x", "y", log_z=True)

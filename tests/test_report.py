@@ -1,0 +1,308 @@
+"""The page of a run: drawn from the folder alone, whole or not at all, and safe to open."""
+
+import ast
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import batchnorm.report
+from batchnorm.report import render
+
+MADE_UP = Path(__file__).with_name("run_folder")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Path(shutil.copytree(MADE_UP, tmp_path / "run"))
+
+
+def change(folder, name, edit):
+    """Edit the JSON file ``name`` of the run: ``edit`` gets the value and may give a new one."""
+    path = folder / name
+    value = json.loads(path.read_text())
+    value = edit(value) or value
+    path.write_text(json.dumps(value))
+
+
+class Reader(HTMLParser):
+    """What a page holds, without a browser: its text, tags with attributes, scripts, ids."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.scripts, self.words, self.inside = [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self.inside.append(tag)
+            self.scripts += [""] * (tag == "script")
+
+    def handle_endtag(self, tag):
+        if self.inside and self.inside[-1] == tag:
+            self.inside.pop()
+
+    def handle_data(self, data):
+        if not self.inside:
+            self.words.append(data)
+        elif self.inside[-1] == "script":
+            self.scripts[-1] += data
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split()).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def page(folder):
+    return Reader(render(folder).read_text(encoding="utf-8"))
+
+
+def test_render_gives_the_page_and_leaves_nothing_else(folder):
+    before = set(folder.rglob("*"))
+    assert render(str(folder)) == folder / "report.html"
+    assert set(folder.rglob("*")) - before == {folder / "report.html"}
+
+
+def test_the_page_says_what_the_run_found(folder):
+    text = page(folder).text
+    assert "2.00× 1.50 to 2.60" in text, "the headline and its interval at a glance"
+    assert "All 4 measures: 1 supported, 1 not supported, 1 contradicted, 1 inconclusive" in text
+    assert "0.489× 0.395 to 0.965" in text
+    assert "1.60 decades 1.20 or more" in text, "an open interval"
+    assert "Never reached" not in text, "capitals are the style sheet's: names stay as written"
+    assert "never reached" in text
+    assert "What the lecture says (L11)" in text
+    assert "made up: another rule" in text
+    assert "made up: the model has no activation to put batch norm before" in text
+    assert "made up: 2 of 4 training runs were killed" in text
+    assert "1 min 5 s, started 1 January 2020, 10:00 UTC" in text
+    assert "4, in 2 processes of one thread each" in text, "trials that studies share count once"
+
+
+def test_a_quick_look_says_so_and_how_to_run_in_full(folder):
+    quick = page(folder).text
+    assert "This is a quick look" in quick
+    assert "batchnorm study --model made_up:network --scale full" in quick
+    change(folder, "manifest.json", lambda run: run.update(scale="full"))
+    full = page(folder).text
+    assert "quick" not in full
+
+
+def test_the_page_is_one_file_with_the_bundle_once(folder):
+    reader = page(folder)
+    loads = [
+        (tag, name, value)
+        for tag, attributes in reader.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "data", "action") and not (value or "").startswith("#")
+    ]
+    assert loads == []
+    assert not [tag for tag, _ in reader.tags if tag in ("link", "img", "iframe", "base")]
+    bundles = [script for script in reader.scripts if "window.vegaEmbed" in script]
+    assert len(bundles) == 1
+    assert (folder / "report.html").stat().st_size < 1_200_000
+
+
+def test_every_link_leads_to_an_id_and_no_id_stands_twice(folder):
+    reader = page(folder)
+    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    links = [a["href"][1:] for _, a in reader.tags if a.get("href", "").startswith("#")]
+    assert len(ids) == len(set(ids))
+    assert links
+    assert set(links) <= set(ids)
+
+
+EVIL = """<script>alert("1")</script><img src=x onerror=alert(2)>' " --> </script>"""
+
+
+def test_names_of_the_users_are_text_and_nothing_else(folder):
+    def poison(value):
+        if isinstance(value, dict):
+            return {k: poison(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [poison(v) for v in value]
+        return EVIL if isinstance(value, str) else value
+
+    innocent = page(folder)
+
+    def names(run):
+        kept = {"status": None, "name": None, "scale": None, "charts": None, "studies": None}
+        for study in run["studies"]:
+            study |= {k: EVIL for k, v in study.items() if isinstance(v, str) and k not in kept}
+            for chart in study["charts"]:
+                chart["title"] = EVIL
+        return run | {k: poison(v) for k, v in run.items() if k not in kept}
+
+    change(folder, "manifest.json", names)
+    change(
+        folder,
+        "verdicts.json",
+        lambda vs: [poison(v) | {"study": v["study"], "verdict": v["verdict"]} for v in vs],
+    )
+    for chart in (folder / "charts").iterdir():
+        change(folder, f"charts/{chart.name}", lambda spec: spec.update(description=EVIL))
+        change(folder, f"charts/{chart.name}", lambda spec: spec.update(name=EVIL))
+    evil = page(folder)
+
+    def shape(reader):
+        return [tag for tag, _ in reader.tags if tag not in ("ol", "li", "p")]
+
+    # Rules that became one and the same are listed differently; nothing else may change.
+    assert [t for t in shape(evil) if t in ("script", "img")] == [
+        t for t in shape(innocent) if t in ("script", "img")
+    ]
+    assert not [a for _, attributes in evil.tags for a in attributes if a.startswith("on")]
+    assert " ".join(EVIL.split()) in evil.text
+    for script in evil.scripts:
+        assert 'alert("1")' not in script
+
+
+def test_a_chart_cannot_give_the_page_orders(folder):
+    def orders(spec):
+        spec["usermeta"] = {"embedOptions": {"loader": {"baseURL": "https://example.com"}}}
+
+    change(folder, "charts/made_up-curves.json", orders)
+    assert "example.com" not in render(folder).read_text()
+
+
+def test_numbers_that_json_does_not_have_do_not_stop_the_page(folder):
+    path = folder / "charts" / "made_up-curves.json"
+    path.write_text(re.sub(r'"y": [\d.]+', '"y": NaN', path.read_text(), count=1))
+    specs = [s for s in page(folder).scripts if '"datasets"' in s]
+    for spec in specs:
+        json.loads(spec, parse_constant=lambda name: pytest.fail(f"{name} in the page"))
+    assert len(specs) == 3
+
+
+def test_a_run_may_have_no_verdict_and_no_study(folder):
+    change(folder, "verdicts.json", lambda _: [{}][:0] or None)
+    (folder / "verdicts.json").write_text("[]")
+    assert "Inconclusive" in page(folder).text
+    change(folder, "manifest.json", lambda run: run.update(studies=[]))
+    assert "How this page was made" in page(folder).text
+
+
+def remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def put(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def edit(name, how):
+    return lambda folder: change(folder, name, how)
+
+
+AGAIN = "run `batchnorm study --model made_up:network` again, it goes on where it stopped"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (shutil.rmtree, "no folder '{}': give the folder of a run, such as runs/study"),
+        (
+            lambda folder: (shutil.rmtree(folder), folder.write_text("")),
+            "'{}' is a file, not a folder: give the folder of a run, such as runs/study",
+        ),
+        (
+            remove("manifest.json"),
+            "{}/manifest.json is missing: give the folder of a run; `batchnorm study` writes "
+            "runs/study",
+        ),
+        (
+            put("manifest.json", '{"format": 1, "stu'),
+            "{}/manifest.json is not whole JSON (Unterminated string starting at: line 1 column "
+            "15 (char 14)): give the folder of a run; `batchnorm study` writes runs/study",
+        ),
+        (
+            put("manifest.json", '{"name": "an npm package?"}'),
+            "{}/manifest.json is not the manifest of a run: it has no format number",
+        ),
+        (
+            put("manifest.json", "[]"),
+            "{}/manifest.json is not the manifest of a run: it has no format number",
+        ),
+        (
+            put("manifest.json", '{"format": 2, "batchnorm": "9.0"}'),
+            "{}/manifest.json is of format 2, this batchnorm reads 1: draw it with the version "
+            "that wrote it (batchnorm 9.0) or a later one",
+        ),
+        (
+            edit("manifest.json", lambda run: run.pop("seeds") and None),
+            "{}/manifest.json: the manifest has no 'seeds'; another batchnorm wrote it?",
+        ),
+        (
+            edit("manifest.json", lambda run: run["studies"][1].update(title=3)),
+            "{}/manifest.json: 'title' of entry 1 cannot be 3",
+        ),
+        (
+            edit("manifest.json", lambda run: run["studies"].append("speed")),
+            "{}/manifest.json: entry 3 is not an object but str",
+        ),
+        (
+            edit("manifest.json", lambda run: run["studies"][0]["charts"][0].update(name="../x")),
+            "{}/manifest.json: '../x' cannot be the name of a chart",
+        ),
+        (remove("verdicts.json"), "{}/verdicts.json is missing: " + AGAIN),
+        (put("verdicts.json", "{}"), "{}/verdicts.json: expected a list of objects, found dict"),
+        (
+            edit("verdicts.json", lambda verdicts: verdicts[2].update(value="two")),
+            "{}/verdicts.json: 'value' of entry 2 cannot be 'two'",
+        ),
+        (
+            edit("verdicts.json", lambda verdicts: verdicts[0].update(verdict="maybe")),
+            "{}/verdicts.json: 'verdict' of entry 0 cannot be 'maybe': expected one of supported, "
+            "not supported, contradicted, inconclusive",
+        ),
+        (remove("timing.json"), "{}/timing.json is missing: " + AGAIN),
+        (
+            put("timing.json", "{}"),
+            "{}/timing.json: the file has no 'total_seconds'; another batchnorm wrote it?",
+        ),
+        (
+            remove("charts/made_up-bars.json"),
+            "{}/charts/made_up-bars.json is missing: " + AGAIN,
+        ),
+        (
+            put("charts/made_up-bars.json", ""),
+            "{}/charts/made_up-bars.json is not whole JSON (Expecting value: line 1 column 1 "
+            "(char 0)): " + AGAIN,
+        ),
+        (
+            put("charts/made_up-bars.json", "[]"),
+            "{}/charts/made_up-bars.json: the file is not an object but list",
+        ),
+        (
+            lambda folder: (folder / "timing.json").write_bytes(b"\xff\xfe\xfa"),
+            "{}/timing.json is not whole JSON (",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_whole_run_gets_one_line_and_the_old_page_stays(folder, spoil, message):
+    old = render(folder).read_bytes()
+    spoil(folder)
+    with pytest.raises(ValueError, match=re.escape(message.format(folder))) as error:
+        render(folder)
+    assert "\n" not in str(error.value)
+    if not message.endswith("("):
+        assert str(error.value) == message.format(folder)
+    if folder.is_dir():
+        assert (folder / "report.html").read_bytes() == old
+        assert not list(folder.glob("*.part"))
+
+
+def test_report_imports_nothing_of_ours():
+    tree = ast.parse(Path(batchnorm.report.__file__).read_text())
+    modules = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    modules += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    assert "jinja2" in modules, "the search finds imports inside functions"
+    assert not [module for module in modules if module and module.startswith("batchnorm")]
+
+
+def test_the_template_lies_beside_the_module_for_the_wheel_to_ship():
+    assert Path(batchnorm.report.__file__).with_name("report.html").is_file()
