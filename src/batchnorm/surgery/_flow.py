@@ -70,7 +70,8 @@ def activated(node: fx.Node, reading: Reading, modules: Modules) -> Activated | 
             if users:
                 names = " and ".join(describe(user, modules) for user in users)
                 return Refusal(f"its output goes to {names}")
-            return Refusal("no activation follows: its output goes no further")
+            # In a run this may be a call that torch does not show, as of an autograd.Function.
+            return Refusal("no activation follows: its output goes no further", False)
         (user,) = users
         if is_normalization(user, modules):
             return Refusal(f"already followed by a norm, {describe(user, modules)}")

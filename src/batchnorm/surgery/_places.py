@@ -184,6 +184,8 @@ def _uncalled(path: str, readings: list[Reading], modules: Modules) -> str:
         return f"called {calls} times, and one batch norm would mix their statistics"
     if calls == 1:
         return ""
+    if path == "":
+        return "the model is this one layer: no activation follows"
     names = path.split(".")
     above = [".".join(names[:depth]) for depth in range(len(names))]
     for parent in above:
@@ -192,8 +194,6 @@ def _uncalled(path: str, readings: list[Reading], modules: Modules) -> str:
             return f"part of {parent or 'the model'}, and {kind} uses its parts in its own way"
     if any(parent in reading.unseen for parent in above for reading in readings):
         return "called where the forward could not be read; give an example, if none was given"
-    if path == "":
-        return "the model is this one layer: no activation follows"
     return "never called in forward"
 
 

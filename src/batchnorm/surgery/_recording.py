@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -65,7 +66,7 @@ class _Recorder(TorchFunctionMode):
         self.parameters = {id(value): name for name, value in model.named_parameters()}
         self.nodes: dict[int, fx.Node] = {}  # of tensors, by id
         self.alive: list[Tensor] = []  # so that no id is used again
-        self.depth = 0
+        self.inside: list[Any] = []  # the calls of modules that are going on
         for value in pytree.tree_leaves(call):
             if isinstance(value, Tensor):
                 self.note(self.graph.placeholder(f"input_{len(self.nodes)}"), value)
@@ -74,7 +75,7 @@ class _Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        given = self.names((args, kwargs)) if self.depth == 0 else None
+        given = self.names((args, kwargs)) if not self.inside else None
         result = func(*args, **kwargs)
         if given and any(isinstance(value, Tensor) for value in pytree.tree_leaves(result)):
             self.note(self.graph.call_function(func, *given), result)
@@ -82,18 +83,20 @@ class _Recorder(TorchFunctionMode):
 
     def watch(self, path: str, module: nn.Module) -> None:
         """Make one node of each call of the module, whatever it does inside."""
+        if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+            return
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.depth += 1
+            self.inside.append(self.names((args, kwargs)))
 
-        def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-            self.depth -= 1
-            if self.depth == 0:
-                node = self.graph.create_node("call_module", path, *self.names((args, kwargs)))
-                self.note(node, result)
+        def leave(module: nn.Module, args: Any, result: Any) -> None:
+            given = self.inside.pop()
+            if not self.inside:
+                self.note(self.graph.create_node("call_module", path, *given), result)
 
-        module.register_forward_pre_hook(enter, with_kwargs=True)
-        module.register_forward_hook(leave, with_kwargs=True)
+        # First in and last out: what the module's own hooks do belongs to the module.
+        module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
+        module.register_forward_hook(leave)
 
     def names(self, values: Any) -> Any:
         """The same values, with nodes in place of tensors; None where the origin is unseen."""

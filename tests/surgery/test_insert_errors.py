@@ -1,0 +1,106 @@
+"""What wrong arguments get: one message that names the thing, its value and the way out."""
+
+import pytest
+import torch
+from torch import nn
+
+from batchnorm.surgery import insert
+
+
+def message(error):
+    return str(error.value)
+
+
+def test_placement():
+    with pytest.raises(ValueError, match="placement") as error:
+        insert(nn.Sequential(), "between")
+    assert message(error) == (
+        "placement is 'between'; expected 'before' (batch norm on z, before the activation) or "
+        "'after' (on a, after it)"
+    )
+
+
+@pytest.mark.parametrize("value", [[nn.Linear(2, 2)], nn.Linear, None])
+def test_not_a_model(value):
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module") as error:
+        insert(value)
+    assert f"got {type(value).__name__} (" in message(error)
+    assert "nn.Sequential(*layers)" in message(error)
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.jit.script, nn.DataParallel, lambda model: torch.compile(model, backend="eager")]
+)
+def test_wrapped_models(wrap):
+    model = wrap(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    with pytest.raises(TypeError, match="the model itself") as error:
+        insert(model)
+    assert f"got it as {type(model).__name__}" in message(error)
+    assert "Insert first, then wrap or compile" in message(error)
+
+
+@pytest.mark.parametrize(
+    ("example", "shown"),
+    [
+        (torch.randn(3, 5), "(=a tensor of shape (3, 5))"),
+        ((torch.randn(3, 4), 1), "(=a tensor of shape (3, 4), int 1)"),
+        ({"z": torch.randn(3, 4)}, "(=z: a tensor of shape (3, 4))"),
+        ("text", "(=str text)"),
+        ((), "(=no argument)"),
+    ],
+)
+def test_an_example_that_the_model_cannot_run(example, shown):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    with pytest.raises(ValueError, match="before anything is inserted") as error:
+        insert(model, example=example)
+    assert message(error).startswith(f"example {shown} does not run through Sequential as it is")
+    assert "a value, a tuple of them, or a dict by name" in message(error)
+    assert error.value.__cause__ is not None
+    assert [type(module) for module in model] == [nn.Linear, nn.ReLU]
+
+
+class AsksForFeatures(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.relu(self.fc(x)) * self.fc.out_features
+
+
+def test_a_model_that_cannot_be_run_with_batch_norm():
+    with pytest.raises(RuntimeError, match="raises on the example") as error:
+        insert(AsksForFeatures(), example=torch.randn(2, 4))
+    assert message(error).startswith(
+        "the model with batch norm at fc raises on the example, outside of them, at "
+    )
+    assert "(AttributeError: 'Sequential' object has no attribute 'out_features')" in message(error)
+    assert "the model as given runs" in message(error)
+
+
+class WholeNumbers(nn.Linear):
+    def forward(self, input):
+        if not torch.equal(input, input.round()):
+            raise ValueError("takes whole numbers only")
+        return super().forward(input)
+
+
+class Rounded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+        self.out = WholeNumbers(2, 1)
+        nn.init.ones_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.fc(x)))
+
+
+def test_the_place_that_raises_is_named():
+    with pytest.raises(RuntimeError, match="raises on the example") as error:
+        insert(Rounded(), "after", torch.ones(3, 2))
+    assert message(error) == (
+        "the model with batch norm at out raises on the example, in 'out' "
+        "(ValueError: takes whole numbers only); the model as given runs"
+    )
