@@ -28,7 +28,7 @@ RATES = {
 }
 FULL_RATES = decades(-4, 1.5, 0.25)
 BUDGET = {  # steps, and steps between rows
-    ("quick", "sigmoid"): (400, 10),
+    ("quick", "sigmoid"): (600, 10),
     ("quick", "relu"): (250, 10),
     ("quick", "own"): (250, 10),
     ("full", "sigmoid"): (4000, 10),

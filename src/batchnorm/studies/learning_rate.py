@@ -214,7 +214,10 @@ def charts(rows: list[dict[str, Any]]) -> "dict[str, alt.LayerChart]":
         scaled = [row | {"arm": arm} for row in ends if (arm := _scaled_arm(row, network))]
         if len({row["init_scale"] for row in scaled}) > 1:
             out[f"initial-scales-{network}"] = sweep(
-                scaled, "init_scale", title=f"{title}, initial weights times a factor"
+                scaled,
+                "init_scale",
+                x_title="factor on the initial weights",
+                title=f"{title}, by the scale of the initial weights",
             )
     widths = [v for v in measure(rows) if v.unit == "decades"]
     out["widths"] = intervals(
