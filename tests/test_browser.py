@@ -215,6 +215,13 @@ def test_both_schemes_differ_and_a_change_of_scheme_reaches_the_charts(visit, go
     assert faults(page) == []
 
 
+def test_on_paper_the_page_is_light(visit, good):
+    page = visit(good, 768, "dark")
+    page.emulate_media(media="print")
+    assert inks(page) == inks(visit(good, 768, "light"))
+    assert faults(page) == []
+
+
 def test_a_chart_with_a_color_of_its_own_would_be_noticed(visit, good, tmp_path):
     path = spoiled(
         good, tmp_path, 'axis: {labelColor: "var(--muted)"', 'axis: {labelColor: "#767676"'

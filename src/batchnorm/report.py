@@ -18,7 +18,8 @@ STATUSES = ["done", "failed", "not applicable"]
 Json = dict[str, Any]
 
 # What the page needs of each file: a field's type, or the list of what it may say.
-TEXT_OR_NONE, NUMBER_OR_NONE = (str, type(None)), (int, float, type(None))
+NUMBER = (int, float)
+TEXT_OR_NONE, NUMBER_OR_NONE = (str, type(None)), (*NUMBER, type(None))
 MANIFEST: Json = {
     **dict.fromkeys(("batchnorm", "torch", "numpy", "python", "started", "scale", "data"), str),
     **{"command": str, "finished": TEXT_OR_NONE, "model": TEXT_OR_NONE},
@@ -55,9 +56,7 @@ def render(folder: str | Path) -> Path:
         ValueError: no folder 'no/such/folder': give the folder of a run, such as runs/study
     """
     path = Path(folder)
-    page = path / PAGE
-    draft = page.with_name(PAGE + ".part")
-    text = _page(path)
+    text, page, draft = _page(path), path / PAGE, path / f"{PAGE}.part"
     try:
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, page)
@@ -74,15 +73,13 @@ def _page(folder: Path) -> str:
     again = f"run `{run['command']}` again, it goes on where it stopped"
     verdicts = _objects(_json(folder / "verdicts.json", again), VERDICT, folder / "verdicts.json")
     timing = _json(folder / "timing.json", again)
-    _check(timing, {"total_seconds": (int, float)}, folder / "timing.json", "the file")
+    _check(timing, {"total_seconds": NUMBER}, folder / "timing.json", "the file")
     studies = [
         _study(study, [v for v in verdicts if v["study"] == study["name"]], folder, again)
         for study in run["studies"]
     ]
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.policies["json.dumps_kwargs"] = {}  # not sorted: tables keep the rows' order
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {}  # unsorted: tables keep the rows' order
     ours: dict[str, Any] = {"value": _value, "interval": _interval, "tally": _tally}
     environment.filters.update(ours | {"date": _date, "span": _span, "full": _full})
     template = environment.from_string(Path(__file__).with_name(PAGE).read_text(encoding="utf-8"))
@@ -121,7 +118,7 @@ def _study(study: Json, verdicts: list[Json], folder: Path, again: str) -> Json:
     """The study with its verdicts, its rules by letter, and its charts from their files."""
     rules = list(dict.fromkeys(v["threshold"] for v in verdicts))
     charts: list[Json] = []
-    for chart in cast(list[Json], study["charts"]):
+    for chart in study["charts"]:
         name = chart.get("name") if isinstance(chart, dict) else None
         if not isinstance(name, str) or Path(name).name != name:
             raise ValueError(f"{folder / 'manifest.json'}: {name!r} cannot be the name of a chart")
@@ -167,9 +164,9 @@ def _check(value: Any, fields: Json, path: Path, what: str) -> None:
     for name, kind in fields.items():
         if name not in value:
             raise ValueError(f"{path}: {what} has no {name!r}; another batchnorm wrote it?")
-        words = kind if isinstance(kind, list) else []
-        if value[name] not in words if words else not isinstance(value[name], kind):
-            expected = f": expected one of {', '.join(words)}" if words else ""
+        fits = value[name] in kind if type(kind) is list else isinstance(value[name], kind)
+        if not fits:
+            expected = f": expected one of {', '.join(kind)}" if type(kind) is list else ""
             raise ValueError(f"{path}: {name!r} of {what} cannot be {value[name]!r}{expected}")
 
 
@@ -239,8 +236,9 @@ def _span(seconds: float) -> str:
     """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    parts = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0)
-    return " ".join(parts if hours else [*parts, f"{rest} s"])
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 @cache
