@@ -205,7 +205,7 @@ def test_ctrl_c_then_the_same_command_to_the_end(tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    errors = process.communicate(timeout=20)[1]
+    errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     (last,) = (line for line in errors.splitlines() if line.startswith("batchnorm: "))
     kept = trials.read_bytes().count(b"\n")
@@ -217,7 +217,7 @@ def test_ctrl_c_then_the_same_command_to_the_end(tmp_path):
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == last
     process = module(*words, cwd=tmp_path)
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert f"trials, {kept} finished earlier" in errors
     assert out.splitlines()[-1] == "The page: run dir/report.html"

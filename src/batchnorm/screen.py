@@ -139,16 +139,18 @@ def findings(run: Run, width: int) -> RenderableType:
         run: what was found.
         width: of the terminal; a narrow one gets the numbers under the words.
     """
-    stacked = width < 80
+    measures = max((len(verdict.metric) for verdict in run.verdicts), default=0)
+    values = max((len(_measured(verdict)) for verdict in run.verdicts), default=0)
+    words = max(map(len, [*COLORS, "does not apply"]))
+    stacked = width < 2 + words + 2 + measures + 2 + values
     lines: list[RenderableType] = []
     for name, title in run.titles.items():
         lines += [Text()] if lines else []
         lines += [Text.assemble((title, "bold"), (f"  {name}", "dim"))]
         table = Table.grid(padding=(0, 2, 0, 0), expand=False)
-        table.add_column(width=max(map(len, [*COLORS, "does not apply"])))
+        table.add_column(width=words)
         # Even columns from one study to the next, as wide as the widest needs.
-        measures = [len(verdict.metric) for verdict in run.verdicts]
-        table.add_column(width=None if stacked else max(measures, default=None))
+        table.add_column(width=None if stacked or not measures else measures)
         table.add_column()
         for verdict in run.verdicts:
             if verdict.study == name:

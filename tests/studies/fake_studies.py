@@ -30,7 +30,8 @@ class Tiny(Trial):
     flag: str = ""
 
     def run(self):
-        time.sleep(self.pause)
+        torch.manual_seed(self.seed)
+        time.sleep(self.pause)  # here, where another thread's seed would show
         if self.do == "raise":
             raise ValueError("this trial\nalways raises")
         if self.do == "exit":
@@ -39,7 +40,6 @@ class Tiny(Trial):
             if self.flag:
                 Path(self.flag).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        torch.manual_seed(self.seed)
         x, rows = torch.randn(50, 50), []
         for step in range(4):
             x = torch.tanh(x @ x)

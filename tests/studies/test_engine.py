@@ -123,7 +123,7 @@ def test_an_interruption_cancels_what_has_not_begun():
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_threads_do_not_mix_their_seeds(jobs):
-    trials = {str(seed): Tiny(seed=seed) for seed in range(12)}
+    trials = {str(seed): Tiny(seed=seed, pause=0.005) for seed in range(12)}
     with ThreadPoolExecutor(jobs) as pool:
         outcomes = outcomes_of(trials, Workers(jobs, pool))
     assert {key: outcome.rows for key, outcome in outcomes.items()} == {
