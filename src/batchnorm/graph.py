@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,23 @@ class Reading:
     graphs: list[fx.Graph]
     unseen: dict[str, str]  # path of a module whose forward could not be read -> why
 
+    @cached_property
+    def _calls(self) -> dict[str, list[fx.Node]]:
+        found: dict[str, list[fx.Node]] = {}
+        for node in self._nodes("call_module"):
+            found.setdefault(str(node.target), []).append(node)
+        return found
+
+    @cached_property
+    def _parameters(self) -> set[str]:
+        return {str(node.target) for node in self._nodes("get_attr")}
+
+    def _nodes(self, op: str) -> list[fx.Node]:
+        return [node for graph in self.graphs for node in graph.nodes if node.op == op]
+
     def sites(self, path: str) -> list[fx.Node]:
         """Where the module at this path is called."""
-        return [
-            node
-            for graph in self.graphs
-            for node in graph.nodes
-            if node.op == "call_module" and node.target == path
-        ]
+        return self._calls.get(path, [])
 
     def calls(self, path: str) -> int:
         """How often the module is called; a caller that was not read may itself be called often."""
@@ -61,11 +71,7 @@ class Reading:
 
     def read_directly(self, path: str) -> bool:
         """Whether a forward uses the module's parameters itself (``self.fc.weight``)."""
-        return any(
-            node.op == "get_attr" and inside(str(node.target), path)
-            for graph in self.graphs
-            for node in graph.nodes
-        )
+        return any(inside(name, path) for name in self._parameters)
 
 
 def inside(path: str, root: str) -> bool:

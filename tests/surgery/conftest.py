@@ -16,5 +16,9 @@ _LIBRARY = _define_missing_operators()  # kept alive: what it defines goes with 
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _repeatable():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small tensors: a second thread only waits where cores are shared
     torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)

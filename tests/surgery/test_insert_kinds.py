@@ -331,7 +331,7 @@ def test_lazy_layers():
     assert "b (LazyLinear): not initialized yet" in reason(insert(consumer, "after"))
 
 
-def test_scripted_and_quantized_parts():
+def test_scripted_parts():
     scripted = torch.jit.script(nn.Sequential(linear(), nn.ReLU()))
     model = nn.Sequential(scripted, linear(), nn.ReLU())
     model.train()
@@ -341,6 +341,18 @@ def test_scripted_and_quantized_parts():
     assert scripted.training
     assert changes.model[0] is scripted
     changes.model(torch.randn(3, 4))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_quantized_layers():
+    model = nn.Sequential(torch.ao.nn.quantized.dynamic.Linear(4, 4), nn.ReLU(), linear())
+    changes = insert(model)
+    assert reason(changes, "0") == "quantized: insert first, then quantize"
+    assert list(dict(changes.skipped)) == ["0", "2"]
+    aware = nn.Sequential(
+        torch.ao.nn.qat.Linear(4, 4, qconfig=torch.ao.quantization.default_qconfig), nn.ReLU()
+    )
+    assert "forward of its own" in reason(insert(aware), "0")
 
 
 def test_complex_layers():

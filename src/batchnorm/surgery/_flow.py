@@ -173,19 +173,17 @@ def rank(node: fx.Node, modules: Modules) -> int | None:
     """How many axes the value has, where a run recorded it or the calls before it settle it."""
     if "shape" in node.meta:
         return len(node.meta["shape"])
-    ranks: dict[fx.Node, int | None] = {}
-    for each in node.graph.nodes:
-        ranks[each] = _rank(each, ranks, modules)
-        if each is node:
-            break
-    return ranks[node]
+    if "rank" not in node.meta:
+        for each in node.graph.nodes:  # in the order of the calls
+            each.meta["rank"] = _rank(each, modules)
+    return node.meta["rank"]
 
 
-def _rank(node: fx.Node, ranks: dict[fx.Node, int | None], modules: Modules) -> int | None:
+def _rank(node: fx.Node, modules: Modules) -> int | None:
     module = _module(node, modules)
     name = type(module).__name__ if module else operation(node)
     # Parameters are left out: they are broadcast to what they are added to.
-    feeding = [ranks[one] for one in node.all_input_nodes if one.op != "get_attr"]
+    feeding = [one.meta["rank"] for one in node.all_input_nodes if one.op != "get_attr"]
     known = max((one for one in feeding if one is not None), default=None)
     if not (module or _is_call(node)):
         return None

@@ -52,15 +52,15 @@ class Place:
 
 def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The Linear and Conv layers of the model, and what stands for some: quantized, TorchScript."""
-    scripted: list[str] = []
+    whole: list[str] = []
     for path, module in model.named_modules():
-        if any(inside(path, root) for root in scripted):
+        if any(inside(path, root) for root in whole):
             continue
-        if isinstance(module, torch.jit.ScriptModule):
-            scripted.append(path)
         name = type(module).__name__
         quantized = "quantized" in type(module).__module__ and ("Linear" in name or "Conv" in name)
-        if isinstance(module, nn.Linear | _ConvNd | torch.jit.ScriptModule) or quantized:
+        if quantized or isinstance(module, torch.jit.ScriptModule):
+            whole.append(path)
+        if isinstance(module, nn.Linear | _ConvNd) or path in whole:
             yield path, module
 
 
