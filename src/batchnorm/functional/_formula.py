@@ -5,8 +5,6 @@ The first backward is a kernel. What follows it is written out in plain operatio
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,15 +18,13 @@ from batchnorm.functional import _ops
 from batchnorm.functional._quantities import Quantities
 
 
-@contextmanager
-def _below_autograd() -> Generator[None]:
-    """Past autograd; under nested function transforms with gradients on for the outer ones."""
+def _below_autograd(op: Any, *arguments: Any) -> Any:
+    """Call past autograd; under nested function transforms with gradients on for the outer ones."""
     with torch._C._AutoDispatchBelowAutograd():
         if not torch._C._are_functorch_transforms_active():
-            yield
-        else:
-            with torch.enable_grad(), _set_fwd_grad_enabled(True):
-                yield
+            return op(*arguments)
+        with torch.enable_grad(), _set_fwd_grad_enabled(True):
+            return op(*arguments)
 
 
 def _refuse_forward_over_forward() -> None:
@@ -48,11 +44,10 @@ class _Forward(_SingleLevelFunction):
     @staticmethod
     def forward(ctx: Any, moments: Tensor | None, x: Tensor, *arguments: Any) -> Any:
         ctx.fixed = moments is not None
-        with _below_autograd():
-            if moments is None:
-                y, moments = _ops.train(x, *arguments)
-            else:
-                y = _ops.normalize(x, moments, *arguments)
+        if moments is None:
+            y, moments = _below_autograd(_ops.train, x, *arguments)
+        else:
+            y = _below_autograd(_ops.normalize, x, moments, *arguments)
         ctx.options = arguments[4:]
         ctx.save_for_backward(x, moments, *arguments[:4])
         ctx.save_for_forward(x, moments, *arguments[:4])
@@ -89,8 +84,7 @@ class _Backward(_SingleLevelFunction):
 
     @staticmethod
     def forward(ctx: Any, dy: Tensor, x: Tensor, moments: Tensor, fixed: bool, *rest: Any) -> Any:
-        with _below_autograd():
-            gradients = _ops.backward(dy, x, moments, fixed, *rest)
+        gradients = _below_autograd(_ops.backward, dy, x, moments, fixed, *rest)
         ctx.fixed, ctx.wanted, ctx.options = fixed, rest[:2], rest[6:]
         ctx.save_for_backward(dy, x, moments, *rest[2:6])
         ctx.save_for_forward(dy, x, moments, *rest[2:6])
