@@ -205,7 +205,8 @@ def charts(rows: list[dict[str, Any]]) -> "dict[str, alt.LayerChart]":
     """Accuracy over learning rates and over initial scales, and the verdicts' numbers."""
     from batchnorm.charts import intervals, sweep
 
-    ends = [row | {"test_accuracy": _last_accuracy(row)} for row in rows if _is_last(row)]
+    # A run that was lost ends with a row without numbers, and so without an accuracy.
+    ends = [row for row in rows if row.get("diverged") or row["step"] == row["steps"]]
     out: dict[str, alt.LayerChart] = {}
     for network in _networks(rows):
         drawn = [row | {"arm": arm} for row in ends if (arm := _arm(row, network))]
@@ -227,14 +228,6 @@ def charts(rows: list[dict[str, Any]]) -> "dict[str, alt.LayerChart]":
         reference=0,
     )
     return out
-
-
-def _is_last(row: dict[str, Any]) -> bool:
-    return bool(row.get("diverged")) or row["step"] == row["steps"]
-
-
-def _last_accuracy(row: dict[str, Any]) -> float | None:
-    return None if row.get("diverged") else row["test_accuracy"]
 
 
 def _networks(rows: Rows) -> list[str]:
