@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from batchnorm.functional import batch_norm
+from batchnorm.functional import _running, batch_norm
+from batchnorm.moments import Moments
 
 
 def fresh(channels=2):
@@ -66,3 +67,20 @@ def test_a_small_momentum_does_not_stall_in_float32():
             1e-3,
         )
     assert mean.item() == pytest.approx(3 * (1 - 0.999**2000), rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_variance_that_the_buffers_cannot_hold_does_not_enter(dtype):
+    mean, var = torch.zeros(1, dtype=dtype), torch.ones(1, dtype=dtype)
+    y = batch_norm(torch.tensor([[-1e30], [1e30]]), mean, var, training=True)
+    assert y.tolist() == [[-1.0], [1.0]]
+    assert (mean.item(), var.item()) == (0, 1)
+
+
+def test_where_branching_would_stall_a_device_the_outcome_is_the_same():
+    for x in (torch.randn(3, 2), torch.full((3, 2), float("inf")), torch.empty(0, 2)):
+        ours, theirs = fresh(), fresh()
+        moments = Moments.of(x).pack()
+        _running.update(*ours, moments, 0.1)
+        _running._update_without_branching(*theirs, moments, 0.1)
+        torch.testing.assert_close(ours, theirs)

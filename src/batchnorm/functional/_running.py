@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from batchnorm.moments import Moments
@@ -25,12 +24,13 @@ def update(
 
     ``running = (1 - momentum) running + momentum batch``, with the unbiased variance, as torch
     does; without a momentum the plain average over batches, ``momentum = 1 / batches``. A batch
-    that is empty or whose moments are not finite changes nothing, nor does it count in `batches`.
+    that is empty, or whose moments the buffers cannot hold (inf and NaN among them), changes
+    nothing, nor does it count in `batches`.
     """
     buffers = [t for t in (mean, var) if t is not None]
     if moments.device.type != "cpu":
         _update_without_branching(mean, var, batches, moments, momentum)
-    elif not _worth_keeping(moments.numpy()):
+    elif not (moments[0].all() and np.abs(moments.numpy()).max(initial=0) <= _largest(buffers)):
         return
     elif all(t.dtype in _NUMPY and t.device.type == "cpu" for t in buffers):
         _update_in_numpy(mean, var, batches, moments, momentum)
@@ -38,9 +38,9 @@ def update(
         _move(mean, var, batches, moments, momentum)
 
 
-def _worth_keeping(moments: NDArray[np.float64]) -> bool:
-    """Neither empty nor spoiled: the sum is not finite where anything in it is not."""
-    return bool(moments[0].all()) and math.isfinite(moments.sum())
+def _largest(buffers: list[Tensor]) -> float:
+    """Above it a moment, or the unbiased variance, which is at most double, leaves the dtype."""
+    return min((torch.finfo(t.dtype).max for t in buffers), default=math.inf) / 2
 
 
 def _update_without_branching(
@@ -51,7 +51,8 @@ def _update_without_branching(
     momentum: float | None,
 ) -> None:
     """A branch on the moments would make the host wait for the device."""
-    good = (moments[0] > 0).all() & moments.isfinite().all()
+    limit = _largest([t for t in (mean, var) if t is not None])
+    good = (moments[0] > 0).all() & (moments.abs() <= limit).all()
     kept = [None if t is None else t.clone() for t in (mean, var, batches)]
     _move(mean, var, batches, moments, momentum)
     for buffer, before in zip((mean, var, batches), kept, strict=True):
