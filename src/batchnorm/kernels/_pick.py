@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from batchnorm.kernels import plain
+from batchnorm.kernels import numba, plain
 from batchnorm.kernels._call import Backend, Call
 
-ORDER: tuple[Backend, ...] = (plain,)
+ORDER: tuple[Backend, ...] = (numba, plain)
 
 
 def pick(call: Call, name: str = "") -> Backend:

@@ -1,0 +1,138 @@
+"""One kernel launch as a record in memory, which Python packs and compiled code reads by name.
+
+Packing the whole call into one buffer costs a microsecond; Numba's own conversion of as many
+arguments, and of NumPy views of the tensors, costs ten.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import torch
+from numba import types
+
+from batchnorm.kernels._numba_math import mapping
+from batchnorm.kernels._numba_memory import WIDE, call_int, load, put, size_of, take
+
+# Tensors are seen as (outer, channels, inner), `inner` being contiguous; an address of 0 is None.
+_INTEGERS = (
+    *("x", "residual", "dy", "out", "out_residual", "weights"),
+    *("moments", "sums", "scratch", "weight", "bias", "dweight", "dbias"),
+    *("x_outer", "x_channel", "residual_outer", "residual_channel", "dy_outer", "dy_channel"),
+    *("outer", "channels", "inner"),
+    *("parts", "span", "columns", "joined"),  # how sums are divided: by shape alone
+    *("weight_type", "weight_step", "bias_type", "bias_step"),
+    *("measure", "fixed", "first", "activation", "relu"),
+    *("threads", "thread_number", "cursors"),
+    *("phase", "phase_end"),
+)
+FIELDS = np.dtype([(n, np.int64) for n in _INTEGERS] + [(n, np.float64) for n in ("slope", "eps")])
+PACK = struct.Struct(f"{len(_INTEGERS)}q2d")
+PHASE_OFFSET = 8 * _INTEGERS.index("phase")
+PARAMETER_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+CURSOR = 64  # bytes: a cache line to each thread's counter
+
+
+@mapping
+def claim(p: Any, phase: Any, tasks: Any) -> Any:
+    """The next task of this phase for this thread, or -1.
+
+    A thread starts with its own share, the same in every phase so that it finds in its cache what
+    it left there, and then helps the others.
+    """
+    me = call_int(p.thread_number) if p.thread_number else 0
+    for turn in range(p.threads):
+        owner = (me + turn) % p.threads
+        low, high = tasks * owner // p.threads, tasks * (owner + 1) // p.threads
+        task = low + take(p.cursors + CURSOR * (phase * p.threads + owner))
+        if task < high:
+            return task
+    return -1
+
+
+@mapping
+def _parameter(address: Any, kind: Any, index: Any, missing: Any) -> Any:
+    if address == 0:
+        return missing
+    if kind == 0:
+        return load(address, index, np.float32(0))
+    if kind == 1:
+        return load(address, index, WIDE)
+    if kind == 2:
+        return load(address, index, np.uint16(0))
+    return load(address, index, np.int16(0))
+
+
+@mapping
+def _put_parameter(address: Any, kind: Any, index: Any, value: Any) -> None:
+    if address == 0:
+        return
+    if kind == 0:
+        put(address, index, value, np.float32(0))
+    elif kind == 1:
+        put(address, index, value, WIDE)
+    elif kind == 2:
+        put(address, index, value, np.uint16(0))
+    else:
+        put(address, index, value, np.int16(0))
+
+
+@mapping
+def constants(p: Any, c: Any) -> Any:
+    """mean, 1 / sqrt(var + eps), weight and bias of channel c."""
+    mean = load(p.moments, p.channels + c, WIDE)
+    invstd = 1 / np.sqrt(load(p.moments, 2 * p.channels + c, WIDE) + p.eps)
+    weight = _parameter(p.weight, p.weight_type, c * p.weight_step, 1.0)
+    return mean, invstd, weight, _parameter(p.bias, p.bias_type, c * p.bias_step, 0.0)
+
+
+@mapping
+def put_moments(p: Any, c: Any, shift: Any, n: Any, s: Any, q: Any) -> None:
+    """Moments of channel c from the sums of ``x - shift`` and of its square.
+
+    The shift is one of the values, so that ``q / n`` is at most n times the variance: in float64
+    the difference keeps its digits, and a constant channel gives its value and 0 exactly.
+    """
+    m = s / n if n > 0 else 0.0
+    var = q / n - m * m if n > 0 else 0.0
+    put(p.moments, c, n, WIDE)
+    put(p.moments, p.channels + c, shift + m if n > 0 else 0.0, WIDE)
+    put(p.moments, 2 * p.channels + c, 0.0 if var < 0 else var, WIDE)
+
+
+@mapping
+def put_sums(p: Any, c: Any, first: Any, second: Any) -> None:
+    """``sum(g)`` and ``sum(g xhat)``, which are also the gradients of bias and weight."""
+    put(p.sums, c, first, WIDE)
+    put(p.sums, p.channels + c, second, WIDE)
+    _put_parameter(p.dbias, p.bias_type, c, first)
+    _put_parameter(p.dweight, p.weight_type, c, second)
+
+
+@mapping
+def pulls(p: Any, c: Any) -> Any:
+    """The a and b of ``dx = weight invstd g - w (a + b (x - mean))``."""
+    _, invstd, weight, _ = constants(p, c)
+    if p.fixed:
+        return 0.0, 0.0
+    scale = invstd * weight / max(load(p.moments, c, WIDE), 1e-300)
+    first, second = load(p.sums, c, WIDE), load(p.sums, p.channels + c, WIDE)
+    return scale * first, scale * second * invstd
+
+
+@mapping
+def first_value(p: Any, c: Any, tag: Any) -> Any:
+    """The first value of channel c that counts, if it is finite; 0 otherwise."""
+    if p.outer * p.inner == 0:
+        return 0.0
+    value = load(p.x, p.first + c * p.x_channel, tag)
+    return value if np.isfinite(value) else 0.0
+
+
+@mapping
+def at(address: Any, index: Any, tag: Any) -> Any:
+    """The address of an element; 0 stays 0."""
+    return address + size_of(tag) * index if address else types.intp(0)

@@ -1,0 +1,179 @@
+"""Numba's kernels as C functions: four of them for each element type, compiled when first used."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from numba import carray
+
+from batchnorm.kernels import _numba_planar as planar
+from batchnorm.kernels import _numba_rows as rows
+from batchnorm.kernels._numba_call import FIELDS, claim
+from batchnorm.kernels._numba_memory import TAGS, TILE, TILES, room
+
+
+class Kernel(NamedTuple):
+    """A compiled kernel.
+
+    Attributes:
+        function: calls it from Python, without the interpreter's lock.
+        address: where it is, for other threads to call.
+        owner: keeps the code in memory.
+    """
+
+    function: Callable[[Any], None]
+    address: int
+    owner: Any
+
+
+def _planar_forward(variant: tuple[Any, str]) -> Callable[[Any], None]:
+    def planar_forward(pointer: Any) -> None:
+        p = carray(pointer, 1, FIELDS)[0]
+        work = carray(room(), (TILES, TILE), np.float64)
+        for phase in range(p.phase, p.phase_end):
+            task = claim(p, phase, planar.tasks(p, phase))
+            while task >= 0:
+                planar.forward(p, phase, task, work, variant[0], planar.measure, planar.write)
+                task = claim(p, phase, planar.tasks(p, phase))
+
+    return planar_forward
+
+
+def _planar_forward_general(variant: tuple[Any, str]) -> Callable[[Any], None]:
+    def planar_forward_general(pointer: Any) -> None:
+        p = carray(pointer, 1, FIELDS)[0]
+        work = carray(room(), (TILES, TILE), np.float64)
+        for phase in range(p.phase, p.phase_end):
+            task = claim(p, phase, planar.tasks(p, phase))
+            while task >= 0:
+                planar.forward(
+                    p, phase, task, work, variant[0], planar.measure_weighted, planar.write_general
+                )
+                task = claim(p, phase, planar.tasks(p, phase))
+
+    return planar_forward_general
+
+
+def _planar_backward(variant: tuple[Any, str]) -> Callable[[Any], None]:
+    def planar_backward(pointer: Any) -> None:
+        p = carray(pointer, 1, FIELDS)[0]
+        work = carray(room(), (TILES, TILE), np.float64)
+        for phase in range(p.phase, p.phase_end):
+            task = claim(p, phase, planar.tasks(p, phase))
+            while task >= 0:
+                planar.backward(p, phase, task, work, variant[0], planar.reduce, planar.spread)
+                task = claim(p, phase, planar.tasks(p, phase))
+
+    return planar_backward
+
+
+def _planar_backward_general(variant: tuple[Any, str]) -> Callable[[Any], None]:
+    def planar_backward_general(pointer: Any) -> None:
+        p = carray(pointer, 1, FIELDS)[0]
+        work = carray(room(), (TILES, TILE), np.float64)
+        for phase in range(p.phase, p.phase_end):
+            task = claim(p, phase, planar.tasks(p, phase))
+            while task >= 0:
+                planar.backward(
+                    p, phase, task, work, variant[0], planar.reduce_general, planar.spread_general
+                )
+                task = claim(p, phase, planar.tasks(p, phase))
+
+    return planar_backward_general
+
+
+def _rows_forward(variant: tuple[Any, str]) -> Callable[[Any], None]:
+    def rows_forward(pointer: Any) -> None:
+        p = carray(pointer, 1, FIELDS)[0]
+        work = carray(room(), (TILES, TILE), np.float64)
+        for phase in range(p.phase, p.phase_end):
+            task = claim(p, phase, rows.tasks(p, phase))
+            while task >= 0:
+                rows.forward(p, phase, task, work, variant[0], rows.measure, rows.write)
+                task = claim(p, phase, rows.tasks(p, phase))
+
+    return rows_forward
+
+
+def _rows_forward_general(variant: tuple[Any, str]) -> Callable[[Any], None]:
+    def rows_forward_general(pointer: Any) -> None:
+        p = carray(pointer, 1, FIELDS)[0]
+        work = carray(room(), (TILES, TILE), np.float64)
+        for phase in range(p.phase, p.phase_end):
+            task = claim(p, phase, rows.tasks(p, phase))
+            while task >= 0:
+                rows.forward(
+                    p, phase, task, work, variant[0], rows.measure_weighted, rows.write_general
+                )
+                task = claim(p, phase, rows.tasks(p, phase))
+
+    return rows_forward_general
+
+
+def _rows_backward(variant: tuple[Any, str]) -> Callable[[Any], None]:
+    def rows_backward(pointer: Any) -> None:
+        p = carray(pointer, 1, FIELDS)[0]
+        work = carray(room(), (TILES, TILE), np.float64)
+        for phase in range(p.phase, p.phase_end):
+            task = claim(p, phase, rows.tasks(p, phase))
+            while task >= 0:
+                rows.backward(p, phase, task, work, variant[0], rows.reduce, rows.spread)
+                task = claim(p, phase, rows.tasks(p, phase))
+
+    return rows_backward
+
+
+def _rows_backward_general(variant: tuple[Any, str]) -> Callable[[Any], None]:
+    def rows_backward_general(pointer: Any) -> None:
+        p = carray(pointer, 1, FIELDS)[0]
+        work = carray(room(), (TILES, TILE), np.float64)
+        for phase in range(p.phase, p.phase_end):
+            task = claim(p, phase, rows.tasks(p, phase))
+            while task >= 0:
+                rows.backward(
+                    p, phase, task, work, variant[0], rows.reduce_general, rows.spread_general
+                )
+                task = claim(p, phase, rows.tasks(p, phase))
+
+    return rows_backward_general
+
+
+_BUILDERS = {
+    "planar forward": _planar_forward,
+    "planar forward general": _planar_forward_general,
+    "planar backward": _planar_backward,
+    "planar backward general": _planar_backward_general,
+    "rows forward": _rows_forward,
+    "rows forward general": _rows_forward_general,
+    "rows backward": _rows_backward,
+    "rows backward general": _rows_backward_general,
+}
+NAMES = tuple(_BUILDERS)
+
+
+@cache
+def _stamp() -> str:
+    """A hash of our sources. Numba itself notices a change of this file only."""
+    sources = sorted(Path(__file__).parent.glob("_numba_*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+@cache
+def kernel(name: str, dtype: torch.dtype) -> Kernel:
+    """One of `NAMES` for an element type, from Numba's cache on disk or compiled now."""
+    body = _BUILDERS[name]((TAGS[dtype], _stamp()))
+    options: Any = {"nopython": True, "error_model": "numpy"}
+    try:
+        compiled = numba.cfunc("void(voidptr)", cache=True, **options)(body)
+    except (RuntimeError, OSError):  # nowhere to write the cache
+        compiled = numba.cfunc("void(voidptr)", **options)(body)
+    address: Any = compiled.address
+    return Kernel(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address), address, compiled)

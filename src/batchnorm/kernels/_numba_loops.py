@@ -1,0 +1,189 @@
+"""The inner loops over contiguous elements of one channel: everything that must be fast.
+
+x, r (residual), dy, y, dx, dr and w (weights of positions) are addresses; z is a float64 buffer.
+The loops with `slope` serve identity, ReLU and leaky ReLU in one pass; other activations and masks
+go through z, a tile at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchnorm.kernels._numba_math import activate, bend, differentiate, mapping, summing
+from batchnorm.kernels._numba_memory import WIDE, load, store
+
+
+@summing
+def measure(x: Any, n: Any, shift: Any, tag: Any) -> Any:
+    """Sums of ``x - shift`` and of its square."""
+    s = q = 0.0
+    for j in range(n):
+        d = load(x, j, tag) - shift
+        s += d
+        q += d * d
+    return s, q
+
+
+@summing
+def measure_weighted(x: Any, w: Any, n: Any, shift: Any, tag: Any) -> Any:
+    """The total weight, and the weighted sums of ``x - shift`` and of its square."""
+    total = s = q = 0.0
+    for j in range(n):
+        weight = load(w, j, WIDE)
+        d = load(x, j, tag) - shift if weight > 0 else 0.0
+        total += weight
+        s += weight * d
+        q += weight * d * d
+    return total, s, q
+
+
+@mapping
+def normalize(x: Any, y: Any, n: Any, line: Any, relu: Any, slope: Any, tag: Any) -> None:
+    """``y = f((x - mean) scale + bias)`` with ``line = (mean, scale, bias)``."""
+    mean, scale, bias = line
+    for j in range(n):
+        store(y, j, bend((load(x, j, tag) - mean) * scale + bias, relu, slope), tag)
+
+
+@mapping
+def normalize_add(
+    x: Any, r: Any, y: Any, n: Any, line: Any, relu: Any, slope: Any, tag: Any
+) -> None:
+    """``y = f((x - mean) scale + bias + r)``."""
+    mean, scale, bias = line
+    for j in range(n):
+        z = (load(x, j, tag) - mean) * scale + bias + load(r, j, tag)
+        store(y, j, bend(z, relu, slope), tag)
+
+
+@summing
+def reduce(x: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any) -> Any:
+    """Sums of g and of ``g (x - mean)``."""
+    mean, scale, bias = line
+    s = q = 0.0
+    for j in range(n):
+        d = load(x, j, tag) - mean
+        g = load(dy, j, tag)
+        g = g if d * scale + bias > 0 else slope * g
+        s += g
+        q += g * d
+    return s, q
+
+
+@summing
+def reduce_add(x: Any, r: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any) -> Any:
+    """As `reduce`, where a residual was added before the activation."""
+    mean, scale, bias = line
+    s = q = 0.0
+    for j in range(n):
+        d = load(x, j, tag) - mean
+        g = load(dy, j, tag)
+        g = g if d * scale + bias + load(r, j, tag) > 0 else slope * g
+        s += g
+        q += g * d
+    return s, q
+
+
+@mapping
+def spread(x: Any, dy: Any, dx: Any, n: Any, line: Any, pull: Any, slope: Any, tag: Any) -> None:
+    """``dx = scale g - (a + b (x - mean))`` with ``pull = (a, b)``."""
+    mean, scale, bias = line
+    a, b = pull
+    for j in range(n):
+        d = load(x, j, tag) - mean
+        g = load(dy, j, tag)
+        g = g if d * scale + bias > 0 else slope * g
+        store(dx, j, scale * g - (a + b * d), tag)
+
+
+@mapping
+def spread_add(
+    x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, line: Any, pull: Any, slope: Any, tag: Any
+) -> None:
+    """As `spread`, with ``dr = g`` for the residual."""
+    mean, scale, bias = line
+    a, b = pull
+    for j in range(n):
+        d = load(x, j, tag) - mean
+        g = load(dy, j, tag)
+        g = g if d * scale + bias + load(r, j, tag) > 0 else slope * g
+        store(dx, j, scale * g - (a + b * d), tag)
+        store(dr, j, g, tag)
+
+
+@mapping
+def line_up(x: Any, n: Any, line: Any, z: Any, tag: Any) -> None:
+    """``z = (x - mean) scale + bias``."""
+    mean, scale, bias = line
+    for j in range(n):
+        z[j] = (load(x, j, tag) - mean) * scale + bias
+
+
+@mapping
+def complete(z: Any, n: Any, r: Any, w: Any, y: Any, kind: Any, parameter: Any, tag: Any) -> None:
+    """``y = f(z + r)``, 0 where the mask leaves positions out."""
+    if r:
+        for j in range(n):
+            z[j] += load(r, j, tag)
+    activate(z, n, kind, parameter)
+    if w:
+        for j in range(n):
+            z[j] = z[j] if load(w, j, WIDE) > 0 else 0.0
+    for j in range(n):
+        store(y, j, z[j], tag)
+
+
+@mapping
+def to_gradient(
+    z: Any, n: Any, r: Any, dy: Any, w: Any, kind: Any, parameter: Any, tag: Any
+) -> None:
+    """``z = f'(z + r) dy``, 0 where the mask leaves positions out."""
+    if r:
+        for j in range(n):
+            z[j] += load(r, j, tag)
+    differentiate(z, n, kind, parameter)
+    for j in range(n):
+        z[j] *= load(dy, j, tag)
+    if w:
+        for j in range(n):
+            z[j] = z[j] if load(w, j, WIDE) > 0 else 0.0
+
+
+@summing
+def reduce_gradient(x: Any, g: Any, w: Any, n: Any, mean: Any, tag: Any) -> Any:
+    """Sums of g and of ``g (x - mean)``, where g is a buffer."""
+    s = q = 0.0
+    if w:
+        for j in range(n):
+            d = load(x, j, tag) - mean if load(w, j, WIDE) > 0 else 0.0
+            s += g[j]
+            q += g[j] * d
+    else:
+        for j in range(n):
+            s += g[j]
+            q += g[j] * (load(x, j, tag) - mean)
+    return s, q
+
+
+@mapping
+def spread_gradient(
+    x: Any, g: Any, w: Any, dx: Any, n: Any, line: Any, pull: Any, tag: Any
+) -> None:
+    """``dx = scale g - w (a + b (x - mean))``, where g is a buffer."""
+    mean, scale, _ = line
+    a, b = pull
+    if w:
+        for j in range(n):
+            weight = load(w, j, WIDE)
+            pulled = weight * (a + b * (load(x, j, tag) - mean))
+            store(dx, j, scale * g[j] - pulled if weight > 0 else 0.0, tag)
+    else:
+        for j in range(n):
+            store(dx, j, scale * g[j] - (a + b * (load(x, j, tag) - mean)), tag)
+
+
+@mapping
+def store_gradient(g: Any, dr: Any, n: Any, tag: Any) -> None:
+    """``dr = g``."""
+    for j in range(n):
+        store(dr, j, g[j], tag)

@@ -1,0 +1,181 @@
+"""What compiled code needs below Numba's own level: tensors by address, and shared counters.
+
+An element type is passed as a tag, a NumPy scalar of a type that Numba knows: uint16 stands for
+bfloat16 and int16 for float16, of which Numba has none on the CPU. Arithmetic is in float64
+everywhere: on whatever does not fit the first caches it costs the same time as float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic as _intrinsic
+
+TAGS = {
+    torch.float32: np.float32(0),
+    torch.float64: np.float64(0),
+    torch.bfloat16: np.uint16(0),
+    torch.float16: np.int16(0),
+}
+WIDE = np.float64(0)
+TILE = 512  # elements worked on at once where there is more than one pass: 4 KB, in the first cache
+TILES = 4
+
+_FLOAT, _DOUBLE, _HALF = ir.FloatType(), ir.DoubleType(), ir.HalfType()
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_ELEMENTS: dict[Any, tuple[ir.Type, int]] = {
+    types.float32: (_FLOAT, 4),
+    types.float64: (_DOUBLE, 8),
+    types.uint16: (_I16, 2),
+    types.int16: (_HALF, 2),
+}
+
+
+def _pointer(builder: Any, address: Any, index: Any, tag: Any) -> tuple[Any, int]:
+    element, size = _ELEMENTS[tag]
+    base = builder.inttoptr(address, element.as_pointer())
+    return builder.gep(base, [index], source_etype=element), size
+
+
+def _apart(builder: Any, instruction: Any, store: bool) -> None:
+    """Tell LLVM that what is stored is not read by another iteration, so that it need not check.
+
+    Inputs and outputs are different tensors, or the same one, element for element.
+    """
+    module = builder.module
+    domain = module.add_metadata(["batchnorm"])
+    scope = module.add_metadata([module.add_metadata(["inputs", domain])])
+    instruction.set_metadata("noalias" if store else "alias.scope", scope)
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """Numba's decorator, of which it does not say that the first parameter disappears."""
+    return _intrinsic(function)
+
+
+@intrinsic
+def load(typing: Any, address: Any, index: Any, tag: Any) -> Any:
+    """The element at `index` from `address`, widened to float64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, size = _pointer(builder, arguments[0], arguments[1], tag)
+        value = builder.load(pointer, align=size, typ=_ELEMENTS[tag][0])
+        _apart(builder, value, store=False)
+        if tag == types.uint16:  # a bfloat16 is the upper half of a float32
+            bits = builder.shl(builder.zext(value, _I32), ir.Constant(_I32, 16))
+            value = builder.bitcast(bits, _FLOAT)
+        if tag == types.int16:
+            value = builder.fpext(value, _FLOAT)
+        return value if tag == types.float64 else builder.fpext(value, _DOUBLE)
+
+    return types.float64(types.intp, types.intp, tag), generate
+
+
+def _to_bfloat16(builder: Any, value: Any) -> Any:
+    """Round a float32 to nearest, ties to even; NaN stays NaN."""
+    bits = builder.bitcast(value, _I32)
+    upper = builder.lshr(bits, ir.Constant(_I32, 16))
+    odd = builder.and_(upper, ir.Constant(_I32, 1))
+    rounded = builder.add(bits, builder.add(odd, ir.Constant(_I32, 0x7FFF)))
+    rounded = builder.lshr(rounded, ir.Constant(_I32, 16))
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    return builder.trunc(builder.select(is_nan, ir.Constant(_I32, 0x7FC0), rounded), _I16)
+
+
+def _write(context: Any, builder: Any, arguments: Any, tag: Any) -> Any:
+    pointer, size = _pointer(builder, arguments[0], arguments[1], tag)
+    value = arguments[2]
+    if tag != types.float64:
+        value = builder.fptrunc(value, _FLOAT)
+    if tag == types.uint16:
+        value = _to_bfloat16(builder, value)
+    if tag == types.int16:
+        value = builder.fptrunc(value, _HALF)
+    return builder.store(value, pointer, align=size)
+
+
+@intrinsic
+def store(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
+    """Round `value` to the element type and write it at `index` from `address`.
+
+    For outputs only: what this writes must not be read again by `load` in the same kernel.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _apart(builder, _write(context, builder, arguments, tag), store=True)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.float64, tag), generate
+
+
+@intrinsic
+def put(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
+    """As `store`, for what the same kernel reads again."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _write(context, builder, arguments, tag)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.float64, tag), generate
+
+
+@intrinsic
+def size_of(typing: Any, tag: Any) -> Any:
+    """The bytes of an element."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(_I64, _ELEMENTS[tag][1])
+
+    return types.intp(tag), generate
+
+
+@intrinsic
+def take(typing: Any, address: Any) -> Any:
+    """Read the counter at `address` and add one to it, as one step among threads."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], _I64.as_pointer())
+        return builder.atomic_rmw("add", pointer, ir.Constant(_I64, 1), "monotonic")
+
+    return types.intp(types.intp), generate
+
+
+@intrinsic
+def call_int(typing: Any, address: Any) -> Any:
+    """Call the C function ``int f(void)`` at `address`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(_I32, [])
+        function = builder.inttoptr(arguments[0], kind.as_pointer())
+        return builder.sext(builder.call(function, []), _I64)
+
+    return types.intp(types.intp), generate
+
+
+@intrinsic
+def power_of_two(typing: Any, exponent: Any) -> Any:
+    """``2^exponent`` for an exponent of a normal number that is given as a float64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        whole = builder.sext(builder.fptosi(arguments[0], _I32), _I64)
+        biased = builder.add(whole, ir.Constant(_I64, 1023))
+        return builder.bitcast(builder.shl(biased, ir.Constant(_I64, 52)), _DOUBLE)
+
+    return types.float64(types.float64), generate
+
+
+@intrinsic
+def room(typing: Any) -> Any:
+    """Memory for `TILES` times `TILE` float64 on the stack of the caller."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        space = cgutils.alloca_once(builder, _DOUBLE, size=TILES * TILE)
+        return builder.bitcast(space, ir.IntType(8).as_pointer())
+
+    return types.voidptr(), generate

@@ -1,0 +1,170 @@
+"""Batch norm on a CPU, compiled by Numba: exact to float64, and one pass over memory fewer.
+
+A channel stays in the cache between statistics and normalization, and between the sums of the
+backward pass and the gradient; activation, residual and mask are part of the same pass.
+Results have the same bits whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from batchnorm.kernels._activation import Activation
+from batchnorm.kernels._call import Call, Gradients
+from batchnorm.kernels._layout import layout
+
+name = "numba"
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+@cache
+def _missing() -> str | None:
+    try:
+        import numba as numba
+    except ImportError as error:
+        return f"Numba cannot be imported ({error}); install it with: pip install numba"
+    return None
+
+
+def refuses(call: Call) -> str | None:
+    """Takes dense tensors of the four common floating types on the CPU."""
+    x, residual = call.x, call.residual
+    if x.device.type != "cpu":
+        return f"it computes on the CPU, and x is on {x.device}"
+    if type(x) not in _PLAIN:
+        return f"it takes plain tensors, and x is a {type(x).__name__}"
+    if x.layout is not torch.strided:
+        return f"it takes strided tensors, and x is {x.layout}"
+    if x.dtype not in _DTYPES:
+        return f"it has no kernel for x of {x.dtype}"
+    if residual is not None and residual.dtype is not x.dtype:
+        return f"it takes a residual of x's dtype {x.dtype}, and that is {residual.dtype}"
+    for part in (call.weight, call.bias):
+        if part is not None and part.dtype not in _DTYPES:
+            return f"it has no kernel for weight or bias of {part.dtype}"
+    return _missing()
+
+
+def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,)) -> None:
+    """Compile all kernels for `dtypes`, or load them from Numba's cache on disk.
+
+    Raises:
+        ValueError: a dtype that has no kernel.
+    """
+    from batchnorm.kernels._numba_compile import NAMES, kernel
+
+    for dtype in dtypes:
+        if dtype not in _DTYPES:
+            known = ", ".join(str(d) for d in _DTYPES)
+            raise ValueError(f"warmup has no kernel for {dtype}; expected some of {known}")
+        for each in NAMES:
+            kernel(each, dtype)
+
+
+@cache
+def _launch() -> Callable[..., None]:
+    """The part that needs Numba, imported when first used."""
+    from batchnorm.kernels._numba_launch import launch
+
+    return launch
+
+
+def forward(call: Call) -> tuple[Tensor, Tensor]:
+    """Normalize with the batch's own statistics; y and the moments."""
+    y = torch.empty_like(call.x)
+    moments = torch.empty((3, call.x.shape[1]), dtype=torch.float64)
+    _launch()("forward", call, layout(y), moments, out=y, measure=True)
+    return y, moments
+
+
+def statistics(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The packed moments of x."""
+    moments = torch.empty((3, x.shape[1]), dtype=torch.float64)
+    call = Call(x, None, None, None, mask, 0.0, Activation())
+    _launch()("forward", call, layout(_dense(x)), moments, measure=True)
+    return moments
+
+
+def normalize(call: Call, moments: Tensor) -> Tensor:
+    """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``."""
+    y = torch.empty_like(call.x)
+    _launch()("forward", call, layout(y), moments.contiguous(), out=y)
+    return y
+
+
+def backward(
+    dy: Tensor, call: Call, moments: Tensor, fixed: bool, wanted: tuple[bool, bool]
+) -> Gradients:
+    """Gradients of `forward`, or of `normalize` where the statistics are `fixed`."""
+    x, weight, bias, residual = call[:4]
+    dx = torch.empty_like(x) if wanted[0] else None
+    dresidual = torch.empty_like(residual) if wanted[1] and residual is not None else None
+    dweight = None if weight is None else torch.empty_like(weight)
+    dbias = None if bias is None else torch.empty_like(bias)
+    like = layout(_dense(x) if dx is None else dx)
+    out_residual = aside = None
+    if dresidual is not None and call.mask is None and call.activation.kind == "identity":
+        dresidual.copy_(dy)
+    elif dresidual is not None and layout(dresidual) != like:
+        out_residual = aside = torch.empty_like(_dense(x), device=x.device)
+    else:
+        out_residual = dresidual
+    _launch()(
+        "backward",
+        call,
+        like,
+        moments.contiguous(),
+        out=dx,
+        dy=dy.to(x.dtype),
+        out_residual=out_residual,
+        dweight=dweight,
+        dbias=dbias,
+        measure=not (fixed and weight is None and bias is None),
+        fixed=fixed,
+    )
+    if aside is not None and dresidual is not None:
+        dresidual.copy_(aside)
+    return Gradients(dx, dweight, dbias, dresidual)
+
+
+def backward_reduce(dy: Tensor, call: Call, moments: Tensor) -> Tensor:
+    """``sum(g)`` and ``sum(g xhat)``, shape ``(2, C)``."""
+    x = call.x
+    sums = torch.empty((2, x.shape[1]), dtype=torch.float64)
+    _launch()(
+        "backward",
+        call,
+        layout(_dense(x)),
+        moments.contiguous(),
+        dy=dy.to(x.dtype),
+        sums=sums,
+        measure=True,
+    )
+    return sums
+
+
+def backward_input(dy: Tensor, call: Call, moments: Tensor, sums: Tensor) -> Tensor:
+    """The gradient of x from sums that may have been merged with those of other processes."""
+    x = call.x
+    dx = torch.empty_like(x)
+    _launch()(
+        "backward",
+        call,
+        layout(dx),
+        moments.contiguous(),
+        out=dx,
+        dy=dy.to(x.dtype),
+        sums=sums.to(torch.float64).contiguous(),
+    )
+    return dx
+
+
+def _dense(x: Tensor) -> Tensor:
+    """A tensor of the strides that ``torch.empty_like(x)`` has, without its memory."""
+    return x if x.is_contiguous() else torch.empty_like(x, device="meta")

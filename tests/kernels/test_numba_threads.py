@@ -1,0 +1,182 @@
+"""The compiled kernels among threads, after forks, and where nothing can be cached."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import oracle
+from batchnorm.kernels import _team, numba, plain
+from batchnorm.kernels._activation import Activation
+from batchnorm.kernels._call import Call
+
+SHAPES = [(3000, 70), (9, 12, 90, 91), (2, 1, 400, 401), (2, 3, 300, 301)]
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's number of threads, and gives it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def problem(shape, layout="contiguous", activation="relu", masked=False):
+    x = oracle.laid_out(torch.randn(shape), layout)
+    mask = torch.rand(shape[0], 1, *shape[2:]) if masked else None
+    weight, bias = torch.randn(2, shape[1])
+    call = Call(x, weight, bias, torch.randn(shape), mask, 1e-5, Activation.parse(activation))
+    return call, torch.randn(shape)
+
+
+def everything(call, dy):
+    y, moments = numba.forward(call)
+    gradients = numba.backward(dy, call, moments, False, (True, True))
+    sums = numba.backward_reduce(dy, call, moments)
+    halves = numba.backward_input(dy, call, moments, sums)
+    return [y, moments, *gradients, sums, numba.statistics(call.x, call.mask), halves]
+
+
+def same(ours, others):
+    return all(torch.equal(a, b) for a, b in zip(ours, others, strict=True))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(("activation", "masked"), [("relu", False), ("tanh", True)])
+def test_bits_do_not_depend_on_the_number_of_threads(shape, layout, activation, masked, threads):
+    call, dy = problem(shape, layout, activation, masked)
+    threads(1)
+    alone = everything(call, dy)
+    for count in (2, 3, 5, 7):
+        threads(count)
+        assert same(everything(call, dy), alone), f"{count} threads"
+
+
+def test_work_is_really_shared(threads, monkeypatch):
+    counts = []
+    run = _team.run
+    monkeypatch.setattr(_team, "run", lambda *given: counts.append(given[-1]) or run(*given))
+    threads(3)
+    numba.forward(problem((9, 12, 90, 91))[0])
+    assert counts == [3]
+    numba.forward(problem((9, 12))[0])
+    assert counts == [3]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pythons_threads_serve_where_torch_has_no_openmp(shape, threads, monkeypatch):
+    call, dy = problem(shape)
+    threads(1)
+    alone = everything(call, dy)
+    monkeypatch.setattr(_team, "_openmp", lambda: None)
+    threads(4)
+    assert same(everything(call, dy), alone)
+
+
+def test_several_python_threads_at_once(threads):
+    threads(2)
+    problems = [problem(SHAPES[k % 4]) for k in range(8)]
+    alone = [everything(*each) for each in problems]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            together = list(pool.map(lambda each: everything(*each), problems))
+            assert all(same(a, b) for a, b in zip(together, alone, strict=True))
+
+
+def _in_child(queue, call, dy):
+    queue.put([t.numpy() for t in everything(call, dy)])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_forked_child_computes_what_its_parent_did(threads):
+    threads(2)
+    call, dy = problem((9, 12, 90, 91))
+    ours = everything(call, dy)  # so that the parent's threads exist
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_in_child, args=(queue, call, dy))
+    child.start()
+    theirs = [torch.from_numpy(a) for a in queue.get()]
+    child.join(60)
+    assert child.exitcode == 0
+    assert same(theirs, ours)
+
+
+class _Normalized(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        x = torch.full((9, 12, 90, 91), float(index))
+        x[0] += 1
+        return numba.forward(Call(x, None, None, None, None, 1e-5, Activation()))[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_workers_of_a_data_loader():
+    here = [_Normalized()[i] for i in range(4)]
+    loader = torch.utils.data.DataLoader(_Normalized(), batch_size=None, num_workers=2)
+    assert same(list(loader), here)
+
+
+def python(source, **environment):
+    """Run `source` in a new process; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_cache_that_cannot_be_written_is_no_error():
+    assert (
+        python(
+            """
+        import torch
+        from numba.core import caching
+        def refuse(self, *args, **options):
+            raise RuntimeError("cannot cache function: no locator available")
+        caching.FunctionCache.__init__ = refuse
+        from batchnorm.kernels import numba
+        from batchnorm.kernels._activation import Activation
+        from batchnorm.kernels._call import Call
+        call = Call(torch.tensor([[1.0], [3.0]]), None, None, None, None, 1e-30, Activation())
+        print(numba.forward(call)[0].tolist())
+        """
+        )
+        == "[[-1.0], [1.0]]\n"
+    )
+
+
+def test_numba_is_imported_when_first_used_and_may_be_missing():
+    assert python(
+        """
+        import sys, torch, batchnorm
+        assert "numba" not in sys.modules
+        sys.modules["numba"] = None
+        from batchnorm.kernels import numba
+        from batchnorm.kernels._activation import Activation
+        from batchnorm.kernels._call import Call
+        call = Call(torch.ones(2, 1), None, None, None, None, 1e-5, Activation())
+        print(numba.refuses(call))
+        """
+    ).endswith("install it with: pip install numba\n")
+
+
+def test_the_definition_agrees_on_what_threads_share(threads):
+    threads(2)
+    for shape in SHAPES:
+        call, _ = problem(shape)
+        assert oracle.relative_error(numba.forward(call)[0], plain.forward(call)[0].double()) < 2e-7
