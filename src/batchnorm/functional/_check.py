@@ -29,19 +29,9 @@ def check(
             f"x.unsqueeze(0) adds a batch axis"
         )
     channels = x.shape[1]
-    for name, value in (
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-        ("weight", weight),
-        ("bias", bias),
-    ):
-        if value is not None and (value.dim() != 1 or value.shape[0] != channels):
-            raise ValueError(
-                f"{name} has shape {tuple(value.shape)}; expected ({channels},), one value for "
-                f"each of the {channels} channels of x with shape {_shown(x, axis)}"
-                + (f" (channels on axis {axis})" if axis != 1 else "")
-                + "; if the channels of x are on another axis, say which with axis="
-            )
+    for value in (running_mean, running_var, weight, bias):
+        if value is not None and value.shape != (channels,):
+            raise _wrong_parameter(x, axis, running_mean, running_var, weight, bias)
     if not eps > 0:
         raise ValueError(f"eps={eps}; batch_norm eps must be positive, such as 1e-5")
     if residual is not None and residual.shape != x.shape:
@@ -61,6 +51,22 @@ def check(
             f"{_shown(x, axis)}: the variance of one value is zero; use larger batches, drop the "
             f"last partial one (DataLoader(drop_last=True)), or evaluate with running statistics"
         )
+
+
+def _wrong_parameter(x: Tensor, axis: int, *values: Tensor | None) -> ValueError:
+    channels = x.shape[1]
+    names = ("running_mean", "running_var", "weight", "bias")
+    name, shape = next(
+        (name, tuple(value.shape))
+        for name, value in zip(names, values, strict=True)
+        if value is not None and value.shape != (channels,)
+    )
+    return ValueError(
+        f"{name} has shape {shape}; expected ({channels},), one value for each of the {channels} "
+        f"channels of x with shape {_shown(x, axis)}"
+        + (f" (channels on axis {axis})" if axis != 1 else "")
+        + "; if the channels of x are on another axis, say which with axis="
+    )
 
 
 def _pooled(x: Tensor) -> Tensor:

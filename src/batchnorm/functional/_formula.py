@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
@@ -164,23 +165,27 @@ class _Backward(_SingleLevelFunction):
         )
 
 
-def _apply(function: Any, *arguments: Any) -> Any:
-    if not torch._C._are_functorch_transforms_active():
+def _apply(function: Any, op: Any, op_arguments: tuple[Any, ...], *arguments: Any) -> Any:
+    """Through `function` where a derivative may be asked for, else straight to the operator."""
+    if torch._C._are_functorch_transforms_active():
+        with enable_single_level_autograd_function():
+            return function.apply(*arguments)
+    if torch.is_grad_enabled() or forward_ad._current_level >= 0:
         return function.apply(*arguments)
-    with enable_single_level_autograd_function():
-        return function.apply(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*op_arguments)
 
 
-def _train(x: Tensor, *arguments: Any) -> Any:
-    return _apply(_Forward, None, x, *arguments)
+def _train(*arguments: Any) -> Any:
+    return _apply(_Forward, _ops.train, arguments, None, *arguments)
 
 
 def _normalize(x: Tensor, moments: Tensor, *arguments: Any) -> Any:
-    return _apply(_Forward, moments, x, *arguments)
+    return _apply(_Forward, _ops.normalize, (x, moments, *arguments), moments, x, *arguments)
 
 
 def _backward(*arguments: Any) -> Any:
-    return _apply(_Backward, *arguments)
+    return _apply(_Backward, _ops.backward, arguments, *arguments)
 
 
 def _update_running(*arguments: Any) -> None:

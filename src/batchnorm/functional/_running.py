@@ -6,11 +6,16 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from batchnorm.moments import Moments
 
 _NUMPY = (torch.float32, torch.float64)
+_LARGEST = {
+    dtype: torch.finfo(dtype).max / 2
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+}
 
 
 def update(
@@ -27,20 +32,21 @@ def update(
     that is empty, or whose moments the buffers cannot hold (inf and NaN among them), changes
     nothing, nor does it count in `batches`.
     """
-    buffers = [t for t in (mean, var) if t is not None]
-    if moments.device.type != "cpu":
+    if not moments.is_cpu:
         _update_without_branching(mean, var, batches, moments, momentum)
-    elif not (moments[0].all() and np.abs(moments.numpy()).max(initial=0) <= _largest(buffers)):
         return
-    elif all(t.dtype in _NUMPY and t.device.type == "cpu" for t in buffers):
-        _update_in_numpy(mean, var, batches, moments, momentum)
+    values = moments.numpy()
+    if not (values[0].all() and np.abs(values).max(initial=0) <= _largest(mean, var)):
+        return
+    if all(t is None or t.dtype in _NUMPY for t in (mean, var)):
+        _move_in_numpy(mean, var, batches, values, momentum)
     else:
         _move(mean, var, batches, moments, momentum)
 
 
-def _largest(buffers: list[Tensor]) -> float:
+def _largest(mean: Tensor | None, var: Tensor | None) -> float:
     """Above it a moment, or the unbiased variance, which is at most double, leaves the dtype."""
-    return min((torch.finfo(t.dtype).max for t in buffers), default=math.inf) / 2
+    return min(_LARGEST[t.dtype] if t is not None else math.inf for t in (mean, var))
 
 
 def _update_without_branching(
@@ -51,7 +57,7 @@ def _update_without_branching(
     momentum: float | None,
 ) -> None:
     """A branch on the moments would make the host wait for the device."""
-    limit = _largest([t for t in (mean, var) if t is not None])
+    limit = _largest(mean, var)
     good = (moments[0] > 0).all() & (moments.abs() <= limit).all()
     kept = [None if t is None else t.clone() for t in (mean, var, batches)]
     _move(mean, var, batches, moments, momentum)
@@ -79,15 +85,15 @@ def _move(
             buffer.copy_(buffer + (new - buffer) * share)
 
 
-def _update_in_numpy(
+def _move_in_numpy(
     mean: Tensor | None,
     var: Tensor | None,
     batches: Tensor | None,
-    moments: Tensor,
+    moments: NDArray[np.float64],
     momentum: float | None,
 ) -> None:
-    """What `_move` does, at a third of the price for the few numbers that there are."""
-    count, new_mean, new_var = moments.numpy()
+    """What `_move` does, without the price of torch's calls on so few numbers."""
+    count, new_mean, new_var = moments
     if batches is not None:
         batches.add_(1)
     share = momentum
@@ -99,7 +105,7 @@ def _update_in_numpy(
         array += (new_mean - array) * share
         torch.autograd.graph.increment_version(mean)
     if var is not None:
-        array, rest = var.numpy(), count - 1
-        new_var = new_var * np.divide(count, rest, out=np.ones_like(count), where=rest > 0)
-        array += (new_var - array) * share
+        array = var.numpy()
+        unbiased = new_var * (count / np.where(count > 1, count - 1, count))
+        array += (unbiased - array) * share
         torch.autograd.graph.increment_version(var)
