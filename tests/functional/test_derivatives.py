@@ -122,11 +122,7 @@ def test_torchs_own_checks_of_the_operators(layout):
     )
 
 
-def test_no_gradient_is_computed_for_what_needs_none():
-    x, weight, bias, _ = inputs()
-    y = batch_norm(x.detach(), None, None, weight, bias, training=True)
-    y.sum().backward()
-    assert x.grad is None
-    assert weight.grad is not None
+def test_without_gradients_nothing_is_recorded():
+    x, *_ = inputs()
     with torch.no_grad():
         assert not batch_norm(x, training=True).requires_grad

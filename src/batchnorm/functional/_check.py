@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check(
@@ -18,10 +21,11 @@ def check(
     axis: int,
 ) -> None:
     """Check the arguments of `batch_norm`, x's channels being on axis 1 by now."""
-    if not x.is_floating_point():
+    if x.dtype not in _DTYPES or x.layout != torch.strided or x.is_nested:
         raise TypeError(
-            f"x has dtype {x.dtype}; expected float64, float32, bfloat16 or float16: "
-            f"convert it first, x.float()"
+            f"x has dtype {x.dtype} and layout {'nested' if x.is_nested else x.layout}; expected a "
+            f"strided tensor of float64, float32, bfloat16 or float16: convert it first, such as "
+            f"x.float() or x.to_dense()"
         )
     if x.dim() < 2:
         raise ValueError(
@@ -29,15 +33,33 @@ def check(
             f"x.unsqueeze(0) adds a batch axis"
         )
     channels = x.shape[1]
-    for value in (running_mean, running_var, weight, bias):
-        if value is not None and value.shape != (channels,):
-            raise _wrong_parameter(x, axis, running_mean, running_var, weight, bias)
+    named = (
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+        ("weight", weight),
+        ("bias", bias),
+    )
+    for name, value in named:
+        if value is not None:
+            if value.shape != (channels,):
+                raise _wrong_shape(name, value, x, axis)
+            if value.dtype not in _DTYPES or value.device != x.device:
+                raise _wrong_kind(name, value, x)
+            if value.requires_grad and name.startswith("running"):
+                raise ValueError(
+                    f"{name} requires a gradient, which batch norm has none for; expected a "
+                    f"buffer: {name}.detach()"
+                )
     if not eps > 0:
         raise ValueError(f"eps={eps}; batch_norm eps must be positive, such as 1e-5")
-    if residual is not None and residual.shape != x.shape:
-        raise ValueError(
-            f"residual has shape {_shown(residual, axis)}; expected that of x, {_shown(x, axis)}"
-        )
+    if residual is not None:
+        if residual.shape != x.shape:
+            raise ValueError(
+                f"residual has shape {_shown(residual, axis)}; expected that of x, "
+                f"{_shown(x, axis)}"
+            )
+        if residual.dtype not in _DTYPES or residual.device != x.device:
+            raise _wrong_kind("residual", residual, x)
     if not training:
         if running_mean is None or running_var is None:
             missing = "running_mean" if running_mean is None else "running_var"
@@ -53,19 +75,20 @@ def check(
         )
 
 
-def _wrong_parameter(x: Tensor, axis: int, *values: Tensor | None) -> ValueError:
+def _wrong_shape(name: str, value: Tensor, x: Tensor, axis: int) -> ValueError:
     channels = x.shape[1]
-    names = ("running_mean", "running_var", "weight", "bias")
-    name, shape = next(
-        (name, tuple(value.shape))
-        for name, value in zip(names, values, strict=True)
-        if value is not None and value.shape != (channels,)
-    )
     return ValueError(
-        f"{name} has shape {shape}; expected ({channels},), one value for each of the {channels} "
-        f"channels of x with shape {_shown(x, axis)}"
+        f"{name} has shape {tuple(value.shape)}; expected ({channels},), one value for each of the "
+        f"{channels} channels of x with shape {_shown(x, axis)}"
         + (f" (channels on axis {axis})" if axis != 1 else "")
         + "; if the channels of x are on another axis, say which with axis="
+    )
+
+
+def _wrong_kind(name: str, value: Tensor, x: Tensor) -> ValueError:
+    return ValueError(
+        f"{name} is {value.dtype} on {value.device}; expected float64, float32, bfloat16 or "
+        f"float16 on {x.device}, where x is: {name}.to(x.device)"
     )
 
 
@@ -100,6 +123,11 @@ def _shown(x: Tensor, axis: int) -> tuple[int, ...]:
 
 def position_mask(mask: Tensor, x: Tensor, axis: int) -> Tensor:
     """`mask` as the kernels take it: x's rank, 1 on the channel axis."""
+    if mask.is_complex() or mask.device != x.device:
+        raise ValueError(
+            f"mask is {mask.dtype} on {mask.device}; expected bool or real weights on {x.device}, "
+            f"where x is: mask.to(x.device)"
+        )
     positions = (x.shape[0], *x.shape[2:])
     if mask.shape == x.shape[:1]:
         return mask.view(-1, *[1] * (x.dim() - 1))

@@ -49,9 +49,14 @@ class _Forward(_SingleLevelFunction):
             y, moments = _below_autograd(_ops.train, x, *arguments)
         else:
             y = _below_autograd(_ops.normalize, x, moments, *arguments)
+        weight, bias, residual, mask = arguments[:4]
         ctx.options = arguments[4:]
-        ctx.save_for_backward(x, moments, *arguments[:4])
-        ctx.save_for_forward(x, moments, *arguments[:4])
+        ctx.residual_dtype = None if residual is None else residual.dtype
+        if ctx.options[1] == 0:  # identity: z is not needed again, and they may change meanwhile
+            bias = None if bias is None else torch.empty_like(bias)
+            residual = None
+        ctx.save_for_backward(x, moments, weight, bias, residual, mask)
+        ctx.save_for_forward(x, moments, weight, bias, residual, mask)
         ctx.set_materialize_grads(False)
         if ctx.fixed:
             return y
@@ -65,11 +70,15 @@ class _Forward(_SingleLevelFunction):
             return (None,) * 10
         x, moments, *tensors = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1:5]
-        gradients = _ops.backward(
-            dy, x, moments, ctx.fixed, wanted[0], wanted[3], *tensors, *ctx.options
+        kept = wanted[3] and tensors[2] is not None
+        *gradients, to_residual = _ops.backward(
+            dy, x, moments, ctx.fixed, wanted[0], kept, *tensors, *ctx.options
         )
-        kept = (g if want else None for g, want in zip(gradients, wanted, strict=True))
-        return (None, *kept, *(None,) * 5)
+        if wanted[3] and not kept:
+            to_residual = dy if tensors[3] is None else torch.where(tensors[3] > 0, dy, 0.0)
+            to_residual = to_residual.to(ctx.residual_dtype)
+        gradients = zip((*gradients, to_residual), wanted, strict=True)
+        return (None, *(g if want else None for g, want in gradients), *(None,) * 5)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:

@@ -15,6 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import (
+    get_unwrapped,
+    is_batchedtensor,
+    is_functorch_wrapped_tensor,
+    maybe_get_level,
+)
 
 from batchnorm.kernels._activation import Activation
 from batchnorm.moments import mask_weight, per_channel
@@ -25,6 +31,8 @@ class Quantities:
 
     def __init__(self, x: Tensor, moments: Tensor, fixed: bool, arguments: tuple[Any, ...]) -> None:
         weight, bias, residual, mask, eps, code, parameter, _ = arguments
+        if not fixed:
+            _refuse_pooled(x, moments)
         self.wide = wide = moments.dtype
         self.shape_like = x
         self.fixed = fixed
@@ -84,3 +92,22 @@ class Quantities:
         if dresidual is not None:
             dz = dz + dresidual
         return dxhat, self.inside(dz)
+
+
+def _refuse_pooled(x: Tensor, moments: Tensor) -> None:
+    """Sums over one example are no statistics of those that `torch.vmap` pooled."""
+    if _mapped_levels(x) - _mapped_levels(moments):
+        raise NotImplementedError(
+            "batch norm in training under vmap around forward-mode or second derivatives "
+            "(vmap(jvp), vmap(hessian)) is not supported where the mapped examples share their "
+            "statistics; differentiate the mapped function instead: jvp(vmap(f)), hessian(vmap(f))"
+        )
+
+
+def _mapped_levels(x: Tensor) -> set[int]:
+    levels: set[int] = set()
+    while is_functorch_wrapped_tensor(x):
+        if is_batchedtensor(x):
+            levels.add(maybe_get_level(x))
+        x = get_unwrapped(x)
+    return levels

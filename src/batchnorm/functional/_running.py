@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,10 +10,7 @@ from torch import Tensor
 from batchnorm.moments import Moments
 
 _NUMPY = (torch.float32, torch.float64)
-_LARGEST = {
-    dtype: torch.finfo(dtype).max / 2
-    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-}
+_LARGEST = {dtype: torch.finfo(dtype).max for dtype in _NUMPY}
 
 
 def update(
@@ -30,23 +25,23 @@ def update(
     ``running = (1 - momentum) running + momentum batch``, with the unbiased variance, as torch
     does; without a momentum the plain average over batches, ``momentum = 1 / batches``. A batch
     that is empty, or whose moments the buffers cannot hold (inf and NaN among them), changes
-    nothing, nor does it count in `batches`.
+    nothing, nor does it count in `batches`. One value, which a mask may leave, has no variance.
     """
     if not moments.is_cpu:
         _update_without_branching(mean, var, batches, moments, momentum)
-        return
-    values = moments.numpy()
-    if not (values[0].all() and np.abs(values).max(initial=0) <= _largest(mean, var)):
-        return
-    if all(t is None or t.dtype in _NUMPY for t in (mean, var)):
-        _move_in_numpy(mean, var, batches, values, momentum)
-    else:
+    elif all(t is None or t.dtype in _NUMPY for t in (mean, var)):
+        _update_in_numpy(mean, var, batches, moments.numpy(), momentum)
+    elif _fits(mean, var, moments):
         _move(mean, var, batches, moments, momentum)
 
 
-def _largest(mean: Tensor | None, var: Tensor | None) -> float:
-    """Above it a moment, or the unbiased variance, which is at most double, leaves the dtype."""
-    return min(_LARGEST[t.dtype] if t is not None else math.inf for t in (mean, var))
+def _fits(mean: Tensor | None, var: Tensor | None, moments: Tensor) -> Tensor:
+    good = (moments[0] > 0).all()
+    batch = Moments.unpack(moments)
+    for buffer, new in ((mean, batch.mean), (var, batch.unbiased())):
+        if buffer is not None:
+            good = good & (new.abs() <= torch.finfo(buffer.dtype).max).all()
+    return good
 
 
 def _update_without_branching(
@@ -57,8 +52,7 @@ def _update_without_branching(
     momentum: float | None,
 ) -> None:
     """A branch on the moments would make the host wait for the device."""
-    limit = _largest(mean, var)
-    good = (moments[0] > 0).all() & (moments.abs() <= limit).all()
+    good = _fits(mean, var, moments)
     kept = [None if t is None else t.clone() for t in (mean, var, batches)]
     _move(mean, var, batches, moments, momentum)
     for buffer, before in zip((mean, var, batches), kept, strict=True):
@@ -80,32 +74,35 @@ def _move(
     if share is None:
         assert batches is not None, "checked by batch_norm"
         share = 1 / batches.to(moments.dtype)
-    for buffer, new in ((mean, batch.mean), (var, batch.unbiased())):
-        if buffer is not None:
-            buffer.copy_(buffer + (new - buffer) * share)
+    if mean is not None:
+        mean.copy_(mean + (batch.mean - mean) * share)
+    if var is not None:
+        moved = var + (batch.unbiased() - var) * share
+        var.copy_(torch.where(batch.count > 1, moved, var))
 
 
-def _move_in_numpy(
+def _update_in_numpy(
     mean: Tensor | None,
     var: Tensor | None,
     batches: Tensor | None,
     moments: NDArray[np.float64],
     momentum: float | None,
 ) -> None:
-    """What `_move` does, without the price of torch's calls on so few numbers."""
+    """`_fits` and `_move`, without the price of torch's calls on so few numbers."""
     count, new_mean, new_var = moments
+    several = count > 1
+    new_var = new_var * (count / np.where(several, count - 1, np.maximum(count, 1)))
+    new = [(t, v) for t, v in ((mean, new_mean), (var, new_var)) if t is not None]
+    if not count.all() or not all(np.abs(v).max(initial=0) <= _LARGEST[t.dtype] for t, v in new):
+        return
     if batches is not None:
         batches.add_(1)
     share = momentum
     if share is None:
         assert batches is not None, "checked by batch_norm"
         share = 1 / batches.item()
-    if mean is not None:
-        array = mean.numpy()
-        array += (new_mean - array) * share
-        torch.autograd.graph.increment_version(mean)
-    if var is not None:
-        array = var.numpy()
-        unbiased = new_var * (count / np.where(count > 1, count - 1, count))
-        array += (unbiased - array) * share
-        torch.autograd.graph.increment_version(var)
+    for buffer, values in new:
+        array = buffer.numpy()
+        step = (values - array) * share
+        array += step if buffer is not var else np.where(several, step, 0)
+        torch.autograd.graph.increment_version(buffer)

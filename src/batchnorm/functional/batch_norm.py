@@ -53,8 +53,9 @@ def batch_norm(
         activation: f, applied last: a name such as "relu", or a `torch.nn` activation module.
         residual: r, added before the activation; of x's shape.
         mask: which positions are data: ``(N,)`` for whole examples, or x's shape without the
-            channel axis. A bool mask selects; a real-valued one weights, as frequencies. What is
-            left out enters neither statistics nor gradients, comes out as 0, and may hold NaN.
+            channel axis. A bool mask selects; a real-valued one weights, as frequencies: 2.0 counts
+            as two such positions, and weights that sum to 1 would be one value in all. What is left
+            out enters neither statistics nor gradients, comes out as 0, and may hold NaN.
         axis: where the channels are.
         backend: the name of one kernel that must be used; None for the first that takes the call.
         num_batches_tracked: an integer tensor that counts the batches which were taken into the
@@ -75,6 +76,10 @@ def batch_norm(
         tensor([[-1.0000, -1.0000],
                 [ 1.0000,  1.0000]])
 
+    Under `torch.export`, and in evaluation under `torch.compile`, the graph holds torch's own
+    operators, with torch's limits: what is exported in training does not keep a spoiled batch out
+    of the running statistics.
+
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
     """
     f = Activation.parse(activation)
@@ -86,13 +91,15 @@ def batch_norm(
     if running_mean is not None or running_var is not None:
         check_momentum(momentum, num_batches_tracked, training)
     mask = None if mask is None else position_mask(mask, x, axis)
-    if mask is None and torch.compiler.is_compiling() and _wants_torch(training, momentum):
+    if backend is None and mask is None and _wants_torch(x, running_mean, training, momentum):
         if training and num_batches_tracked is not None:
             num_batches_tracked.add_(1)
-        share = 0.0 if momentum is None else momentum
-        y = F.batch_norm(x, running_mean, running_var, weight, bias, training, share, eps)
+        y = _by_torch(x, running_mean, running_var, weight, bias, training, momentum, eps)
         y = f.value(y if residual is None else y + residual)
+        y = y if y.dtype == x.dtype else y.to(x.dtype)
     else:
+        if running_mean is not None and torch._C._are_functorch_transforms_active():
+            weight = _mapped_like(weight, running_mean)
         call = (weight, bias, residual, mask, eps, f.code, f.parameter, backend or "")
         if training:
             y, moments = _ops.train(x, *call)
@@ -123,6 +130,49 @@ def _fixed(mean: Tensor, var: Tensor) -> Tensor:
     return Moments(torch.zeros_like(mean), mean, var).pack()
 
 
-def _wants_torch(training: bool, momentum: float | None) -> bool:
+def _mapped_like(weight: Tensor | None, running_mean: Tensor) -> Tensor:
+    """Under `torch.vmap` members that have running statistics of their own do not pool."""
+    nothing = torch.zeros_like(running_mean)
+    return nothing + 1 if weight is None else (weight + nothing).to(weight.dtype)
+
+
+def _wants_torch(x: Tensor, mean: Tensor | None, training: bool, momentum: float | None) -> bool:
     """Exporters and evaluation under compile know torch's operators, and fuse and fold them."""
-    return not training or (torch.compiler.is_exporting() and momentum is not None)
+    if not torch.compiler.is_compiling():
+        return False
+    if not training:
+        return True
+    exporting = torch.compiler.is_exporting() and momentum is not None
+    return exporting and (mean is None or mean.dtype == _torch_dtype(x, mean))
+
+
+def _torch_dtype(x: Tensor, mean: Tensor | None) -> torch.dtype:
+    """Torch's kernels take one dtype for all, or half precision x with float32 for the others."""
+    if x.dtype.itemsize < 4:
+        return torch.float32
+    return x.dtype if mean is None or mean.dtype.itemsize < x.dtype.itemsize else mean.dtype
+
+
+def _as(dtype: torch.dtype, t: Tensor | None) -> Tensor | None:
+    """Without a node in the graph where there is nothing to cast."""
+    return t if t is None or t.dtype == dtype else t.to(dtype)
+
+
+def _by_torch(
+    x: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    wide = _torch_dtype(x, mean)
+    weight, bias = _as(wide, weight), _as(wide, bias)
+    if not training:
+        mean, var = _as(wide, mean), _as(wide, var)
+    share = 0.0 if momentum is None else momentum
+    if x.dtype.itemsize >= 4 and x.dtype != wide:
+        x = x.to(wide)
+    return F.batch_norm(x, mean, var, weight, bias, training, share, eps)

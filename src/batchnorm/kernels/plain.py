@@ -97,7 +97,8 @@ def _before(dy: Tensor, call: Call, moments: Tensor) -> Tensor:
     """g, the gradient before the activation."""
     g = dy.to(moments.dtype)
     if call.activation.kind != "identity":
-        g = g * call.activation.slope(_before_activation(call, _standardize(call, moments)[0]))
+        slope = call.activation.slope(_before_activation(call, _standardize(call, moments)[0]))
+        g = torch.where(slope != 0, g * slope, 0.0)  # an infinite gradient stops where ReLU is 0
     return g if call.mask is None else torch.where(call.mask > 0, g, 0.0)
 
 

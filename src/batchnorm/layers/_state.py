@@ -12,8 +12,6 @@ from torch.nn.modules.batchnorm import _NormBase
 from batchnorm.functional import batch_norm
 from batchnorm.kernels._activation import Activation
 
-_HALF = (torch.float16, torch.bfloat16)
-
 
 class Layer(_NormBase):
     """Torch's state (the same arguments, parameters, buffers and state-dict keys), our function."""
@@ -40,7 +38,7 @@ class Layer(_NormBase):
         self.axis = axis
         for name in ("running_mean", "running_var"):
             buffer = getattr(self, name)
-            if buffer is not None and buffer.dtype in _HALF:
+            if buffer is not None and buffer.dtype.itemsize < 4:
                 setattr(self, name, buffer.float())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Layer:
@@ -49,7 +47,7 @@ class Layer(_NormBase):
         super()._apply(fn, recurse)
         for name, kept in before.items():
             cast = self._buffers.get(name)
-            if kept is not None and cast is not None and cast.dtype in _HALF:
+            if kept is not None and cast is not None and cast.dtype.itemsize < 4:
                 self._buffers[name] = kept.to(device=cast.device, dtype=torch.float32)
         return self
 
