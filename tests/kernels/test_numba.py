@@ -39,7 +39,8 @@ def compare(call, dy, tolerance=None):
     assert numba.refuses(call) is None
     y, moments = numba.forward(call)
     right_y, right = plain.forward(call)
-    close_moments(moments, right)
+    half = call.x.dtype.itemsize == 2  # summed in float32
+    close_moments(moments, right, 1e-6 if half else 1e-11)
     close(y, right_y, tolerance)
     assert y.stride() == torch.empty_like(call.x).stride()
     assert torch.equal(numba.statistics(call.x, call.mask), moments)
@@ -55,7 +56,7 @@ def compare(call, dy, tolerance=None):
                 assert ours.stride() == theirs.stride()
                 assert ours.dtype == theirs.dtype
     sums = numba.backward_reduce(dy, call, right)
-    close(sums, plain.backward_reduce(dy, call, right), 1e-12)
+    close(sums, plain.backward_reduce(dy, call, right), 1e-6 if half else 1e-12)
     close(
         numba.backward_input(dy, call, right, sums),
         plain.backward_input(dy, call, right, sums),
@@ -63,11 +64,11 @@ def compare(call, dy, tolerance=None):
     )
 
 
-def close_moments(ours, right):
+def close_moments(ours, right, tolerance):
     close(ours[0], right[0], 1e-14)
-    close(ours[2], right[2], 1e-11)
+    close(ours[2], right[2], tolerance)
     spread = right[1].abs() + right[2].sqrt()
-    assert ((ours[1] - right[1]).abs() <= 1e-13 * spread).all()
+    assert ((ours[1] - right[1]).abs() <= tolerance * spread).all()
 
 
 def close(ours, right, tolerance):

@@ -1,4 +1,4 @@
-"""How a tensor's channels lie in memory, and how its sums are divided, by shape and strides alone.
+"""How a call's tensors lie in memory, and how sums are divided: by shapes and strides alone.
 
 Every dense tensor, however permuted, is (outer, channels, inner) for sums that do not care in
 which order they meet the positions.
@@ -10,61 +10,77 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from torch import Tensor
-
 _SHORT = 16  # segments below this are walked as rows
 _PART = 65536  # elements of a channel summed together
 _BLOCK = 32768  # elements of a block of rows summed together
 _MOST_BLOCKS = 64
 _ROW = 512  # rows are joined until about this long
 
+Ints = tuple[int, ...]
+
 
 class Layout(NamedTuple):
-    """A dense tensor as (outer, channels, inner), and its division.
+    """A dense tensor as (outer, channels, inner).
 
     Attributes:
-        planar: whether channels lie in segments; if not, they change along rows.
         outer_dims: the dimensions outside the channels, outermost first.
         inner_dims: those inside.
-        parts: how many sums are taken, of each channel if planar or of all.
-        span: how many positions, or rows, enter one of them.
-        columns: the length of a row; 0 if planar.
+        outer: the size of all outer ones.
+        channels: C.
+        inner: the size of all inner ones.
+        order: all dimensions, outermost first.
     """
 
-    planar: bool
-    outer_dims: tuple[int, ...]
-    inner_dims: tuple[int, ...]
+    outer_dims: Ints
+    inner_dims: Ints
     outer: int
     channels: int
     inner: int
+    order: Ints
+
+
+class Plan(NamedTuple):
+    """What shapes and strides decide about a call.
+
+    Attributes:
+        layout: that of the output.
+        planar: whether channels lie in segments; if not, they change along rows.
+        outer_steps: the strides between outer positions in x, residual and dy; None where the
+            tensor does not lie like the output.
+        channel_steps: those between channels.
+        parts: how many sums are taken, of each channel if planar or of all.
+        span: how many positions, or rows, enter one of them.
+        columns: the length of a row, several outer positions if they are short; 0 if planar.
+        joined: how many outer positions are in a row.
+    """
+
+    layout: Layout
+    planar: bool
+    outer_steps: tuple[int | None, int | None, int | None]
+    channel_steps: tuple[int, int, int]
     parts: int
     span: int
     columns: int
-
-
-def layout(dense: Tensor) -> Layout:
-    """The layout of a tensor without gaps."""
-    return _layout(dense.shape, dense.stride())
+    joined: int
 
 
 @lru_cache(4096)
-def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> Layout:
-    dims = [d for d in range(len(shape)) if d != 1 and shape[d] != 1]
-    dims.sort(key=lambda d: -strides[d])
+def layout(shape: Ints, strides: Ints) -> Layout:
+    """The layout of a tensor without gaps."""
+    dims = sorted((d for d in range(len(shape)) if d != 1), key=lambda d: -strides[d])
+    long = [d for d in dims if shape[d] != 1]
     if shape[1] == 1:
-        outer_dims = tuple(dims[:1]) if len(dims) > 1 else ()
+        outer_dims = tuple(long[:1]) if len(long) > 1 else ()
     else:
-        outer_dims = tuple(d for d in dims if strides[d] > strides[1])
-    inner_dims = tuple(d for d in dims if d not in outer_dims)
+        outer_dims = tuple(d for d in long if strides[d] > strides[1])
+    inner_dims = tuple(d for d in long if d not in outer_dims)
+    rest = [d for d in dims if d not in long]
+    order = (*rest, *outer_dims, 1, *inner_dims)
     outer, inner = _size(shape, outer_dims), _size(shape, inner_dims)
-    if inner >= _SHORT or outer * shape[1] * inner == 0:
-        parts = max(1, -(-outer * inner // _PART))
-        return Layout(True, outer_dims, inner_dims, outer, shape[1], inner, parts, _PART, 0)
-    division = divide(outer, shape[1] * inner, joined=True)
-    return Layout(False, outer_dims, inner_dims, outer, shape[1], inner, *division)
+    return Layout(outer_dims, inner_dims, outer, shape[1], inner, order)
 
 
-def _size(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
+def _size(shape: Ints, dims: Ints) -> int:
     size = 1
     for d in dims:
         size *= shape[d]
@@ -72,35 +88,46 @@ def _size(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
 
 
 @lru_cache(4096)
-def divide(outer: int, width: int, joined: bool) -> tuple[int, int, int]:
-    """Parts, span and columns of `outer` rows of `width`, several of them joined if they touch."""
-    together = min(_ROW // width, max(1, outer // _SHORT)) if joined and 2 * width <= _ROW else 1
-    columns = together * width
-    rows = -(-outer // together)
-    span = max(16, -(-_BLOCK // columns), -(-rows // _MOST_BLOCKS))
-    return max(1, -(-rows // span)), span, columns
+def plan(shape: Ints, out: Ints, x: Ints, residual: Ints | None, dy: Ints | None) -> Plan:
+    """Plan for an output of strides `out` from tensors of strides `x`, `residual` and `dy`."""
+    like = layout(shape, out)
+    width = like.channels * like.inner
+    planar = like.inner >= _SHORT or like.outer * width == 0
+    of_x, of_residual, of_dy = (
+        _steps(shape, strides or out, like, planar) for strides in (x, residual, dy)
+    )
+    outer_steps = (of_x[0], of_residual[0], of_dy[0])
+    channel_steps = (of_x[1], of_residual[1], of_dy[1])
+    if planar:
+        parts, span, columns, joined = max(1, -(-like.outer * like.inner // _PART)), _PART, 0, 1
+    else:
+        touching = all(step in (width, None) for step in outer_steps)
+        parts, span, columns, joined = _divide(like.outer, width, touching)
+    return Plan(like, planar, outer_steps, channel_steps, parts, span, columns, joined)
 
 
-def steps(x: Tensor, like: Layout) -> tuple[int, int] | None:
-    """The strides of `x` along outer and channels, or None if it does not lie like `like`."""
-    return _steps(x.shape, x.stride(), like)
+def _divide(outer: int, width: int, touching: bool) -> tuple[int, int, int, int]:
+    """Parts, span, columns and joined for `outer` rows of `width`."""
+    short = touching and 2 * width <= _ROW
+    joined = min(_ROW // width, max(1, outer // _SHORT)) if short else 1
+    rows = -(-outer // joined)
+    span = max(16, -(-_BLOCK // (joined * width)), -(-rows // _MOST_BLOCKS))
+    return max(1, -(-rows // span)), span, joined * width, joined
 
 
-@lru_cache(4096)
-def _steps(
-    shape: tuple[int, ...], strides: tuple[int, ...], like: Layout
-) -> tuple[int, int] | None:
+def _steps(shape: Ints, strides: Ints, like: Layout, planar: bool) -> tuple[int | None, int]:
+    """The strides along outer, None for a tensor that does not lie like `like`, and channels."""
     outer_step = _joint(shape, strides, like.outer_dims)
     inner_step = _joint(shape, strides, like.inner_dims)
     channel_step = strides[1] if like.channels > 1 else like.inner
-    if outer_step is None or inner_step not in (0, 1) or (inner_step == 0 and like.inner > 1):
-        return None
-    if not like.planar and channel_step != like.inner:
-        return None
-    return outer_step, channel_step
+    if outer_step is None or (like.inner > 1 and inner_step != 1):
+        return None, 0
+    if not planar and channel_step != like.inner:
+        return None, 0
+    return outer_step if like.outer > 1 else like.channels * like.inner, channel_step
 
 
-def _joint(shape: tuple[int, ...], strides: tuple[int, ...], dims: tuple[int, ...]) -> int | None:
+def _joint(shape: Ints, strides: Ints, dims: Ints) -> int | None:
     """The stride of `dims` as one dimension; None if they do not join."""
     for before, after in pairwise(dims):
         if strides[before] != strides[after] * shape[after]:

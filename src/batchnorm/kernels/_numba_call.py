@@ -11,16 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import types
 
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import WIDE, call_int, load, put, size_of, take
+from batchnorm.kernels._numba_memory import (
+    WIDE,
+    call_int,
+    constant_size,
+    fit,
+    load,
+    put,
+    take,
+)
 
 # Tensors are seen as (outer, channels, inner), `inner` being contiguous; an address of 0 is None.
 _INTEGERS = (
     *("x", "residual", "dy", "out", "out_residual", "weights"),
     *("moments", "sums", "scratch", "weight", "bias", "dweight", "dbias"),
-    *("x_outer", "x_channel", "residual_outer", "residual_channel", "dy_outer", "dy_channel"),
+    *("x_outer", "residual_outer", "dy_outer", "x_channel", "residual_channel", "dy_channel"),
     *("outer", "channels", "inner"),
     *("parts", "span", "columns", "joined"),  # how sums are divided: by shape alone
     *("weight_type", "weight_step", "bias_type", "bias_step"),
@@ -114,25 +121,30 @@ def put_sums(p: Any, c: Any, first: Any, second: Any) -> None:
 
 @mapping
 def pulls(p: Any, c: Any) -> Any:
-    """The a and b of ``dx = weight invstd g - w (a + b (x - mean))``."""
+    """``(a, b, invstd)`` of ``dx = weight invstd g - w (a + b xhat)``."""
     _, invstd, weight, _ = constants(p, c)
     if p.fixed:
-        return 0.0, 0.0
+        return 0.0, 0.0, invstd
     scale = invstd * weight / max(load(p.moments, c, WIDE), 1e-300)
     first, second = load(p.sums, c, WIDE), load(p.sums, p.channels + c, WIDE)
-    return scale * first, scale * second * invstd
+    return scale * first, scale * second, invstd
 
 
 @mapping
-def first_value(p: Any, c: Any, tag: Any) -> Any:
-    """The first value of channel c that counts, if it is finite; 0 otherwise."""
+def shift_of(p: Any, c: Any, tag: Any) -> Any:
+    """A value near those of channel c, and equal to all if they are equal: what sums start from.
+
+    The first that counts, and where sums are taken in float32 the mean of a few, so that an
+    outlier that happens to be first costs the others no digits.
+    """
     if p.outer * p.inner == 0:
         return 0.0
-    value = load(p.x, p.first + c * p.x_channel, tag)
+    start = p.first + c * p.x_channel
+    value = load(p.x, start, tag)
+    if constant_size(tag) == 4 and p.weights == 0:
+        few = min(p.inner if p.columns == 0 else p.outer, 64)
+        step = 1 if p.columns == 0 else p.x_outer
+        for k in range(1, few):
+            value += load(p.x, start + k * step, tag)
+        value = float(fit(value / few, tag))
     return value if np.isfinite(value) else 0.0
-
-
-@mapping
-def at(address: Any, index: Any, tag: Any) -> Any:
-    """The address of an element; 0 stays 0."""
-    return address + size_of(tag) * index if address else types.intp(0)

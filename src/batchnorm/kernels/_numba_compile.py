@@ -147,16 +147,16 @@ def _rows_backward_general(variant: tuple[Any, str]) -> Callable[[Any], None]:
 
 
 _BUILDERS = {
-    "planar forward": _planar_forward,
-    "planar forward general": _planar_forward_general,
-    "planar backward": _planar_backward,
-    "planar backward general": _planar_backward_general,
-    "rows forward": _rows_forward,
-    "rows forward general": _rows_forward_general,
-    "rows backward": _rows_backward,
-    "rows backward general": _rows_backward_general,
+    ("forward", True, False): _planar_forward,
+    ("forward", True, True): _planar_forward_general,
+    ("forward", False, False): _rows_forward,
+    ("forward", False, True): _rows_forward_general,
+    ("backward", True, False): _planar_backward,
+    ("backward", True, True): _planar_backward_general,
+    ("backward", False, False): _rows_backward,
+    ("backward", False, True): _rows_backward_general,
 }
-NAMES = tuple(_BUILDERS)
+VARIANTS = tuple(_BUILDERS)
 
 
 @cache
@@ -167,9 +167,9 @@ def _stamp() -> str:
 
 
 @cache
-def kernel(name: str, dtype: torch.dtype) -> Kernel:
-    """One of `NAMES` for an element type, from Numba's cache on disk or compiled now."""
-    body = _BUILDERS[name]((TAGS[dtype], _stamp()))
+def kernel(direction: str, planar: bool, general: bool, dtype: torch.dtype) -> Kernel:
+    """The kernel for a layout; `general` for masks and activations that are no bend."""
+    body = _BUILDERS[direction, planar, general]((TAGS[dtype], _stamp()))
     options: Any = {"nopython": True, "error_model": "numpy"}
     try:
         compiled = numba.cfunc("void(voidptr)", cache=True, **options)(body)

@@ -10,17 +10,27 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels._numba_math import activate, bend, differentiate, mapping, summing
-from batchnorm.kernels._numba_memory import WIDE, load, store
+from batchnorm.kernels._numba_memory import WIDE, at, centre, fit, load, read, run_length, store
+
+
+@summing
+def _measure(x: Any, n: Any, shift: Any, tag: Any) -> Any:
+    s = q = fit(0.0, tag)
+    for j in range(n):
+        d = read(x, j, tag) - shift
+        s += d
+        q += d * d
+    return s, q
 
 
 @summing
 def measure(x: Any, n: Any, shift: Any, tag: Any) -> Any:
     """Sums of ``x - shift`` and of its square."""
     s = q = 0.0
-    for j in range(n):
-        d = load(x, j, tag) - shift
-        s += d
-        q += d * d
+    for start in range(0, n, run_length(tag)):
+        ds, dq = _measure(at(x, start, tag), min(run_length(tag), n - start), fit(shift, tag), tag)
+        s += ds
+        q += dq
     return s, q
 
 
@@ -38,11 +48,21 @@ def measure_weighted(x: Any, w: Any, n: Any, shift: Any, tag: Any) -> Any:
 
 
 @mapping
+def in_words(line: Any, tag: Any) -> Any:
+    """``(mean, scale, bias)`` with the mean in two words where one is not enough."""
+    mean, scale, bias = line
+    high = fit(mean, tag)
+    return high, fit(mean - high, tag), fit(scale, tag), fit(bias, tag)
+
+
+@mapping
 def normalize(x: Any, y: Any, n: Any, line: Any, relu: Any, slope: Any, tag: Any) -> None:
     """``y = f((x - mean) scale + bias)`` with ``line = (mean, scale, bias)``."""
-    mean, scale, bias = line
+    mean, low, scale, bias = in_words(line, tag)
+    zero, slope = fit(0.0, tag), fit(slope, tag)
     for j in range(n):
-        store(y, j, bend((load(x, j, tag) - mean) * scale + bias, relu, slope), tag)
+        z = centre(read(x, j, tag), mean, low, tag) * scale + bias
+        store(y, j, bend(z, zero, relu, slope), tag)
 
 
 @mapping
@@ -50,50 +70,67 @@ def normalize_add(
     x: Any, r: Any, y: Any, n: Any, line: Any, relu: Any, slope: Any, tag: Any
 ) -> None:
     """``y = f((x - mean) scale + bias + r)``."""
-    mean, scale, bias = line
+    mean, low, scale, bias = in_words(line, tag)
+    zero, slope = fit(0.0, tag), fit(slope, tag)
     for j in range(n):
-        z = (load(x, j, tag) - mean) * scale + bias + load(r, j, tag)
-        store(y, j, bend(z, relu, slope), tag)
+        z = centre(read(x, j, tag), mean, low, tag) * scale + bias + read(r, j, tag)
+        store(y, j, bend(z, zero, relu, slope), tag)
 
 
 @summing
-def reduce(x: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any) -> Any:
-    """Sums of g and of ``g (x - mean)``."""
-    mean, scale, bias = line
-    s = q = 0.0
+def _reduce(x: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any) -> Any:
+    mean, low, scale, bias = line
+    s = q = zero = fit(0.0, tag)
     for j in range(n):
-        d = load(x, j, tag) - mean
-        g = load(dy, j, tag)
-        g = g if d * scale + bias > 0 else slope * g
+        d = centre(read(x, j, tag), mean, low, tag)
+        g = read(dy, j, tag)
+        g = g if d * scale + bias > zero else slope * g
         s += g
         q += g * d
     return s, q
 
 
 @summing
-def reduce_add(x: Any, r: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any) -> Any:
-    """As `reduce`, where a residual was added before the activation."""
-    mean, scale, bias = line
-    s = q = 0.0
+def _reduce_add(x: Any, r: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any) -> Any:
+    mean, low, scale, bias = line
+    s = q = zero = fit(0.0, tag)
     for j in range(n):
-        d = load(x, j, tag) - mean
-        g = load(dy, j, tag)
-        g = g if d * scale + bias + load(r, j, tag) > 0 else slope * g
+        d = centre(read(x, j, tag), mean, low, tag)
+        g = read(dy, j, tag)
+        g = g if d * scale + bias + read(r, j, tag) > zero else slope * g
         s += g
         q += g * d
+    return s, q
+
+
+@summing
+def reduce(x: Any, r: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any) -> Any:
+    """Sums of g and of ``g (x - mean)``; r is 0 if no residual was added."""
+    words, slope = in_words(line, tag), fit(slope, tag)
+    s = q = 0.0
+    for start in range(0, n, run_length(tag)):
+        m = min(run_length(tag), n - start)
+        here, there = at(x, start, tag), at(dy, start, tag)
+        if r:
+            ds, dq = _reduce_add(here, at(r, start, tag), there, m, words, slope, tag)
+        else:
+            ds, dq = _reduce(here, there, m, words, slope, tag)
+        s += ds
+        q += dq
     return s, q
 
 
 @mapping
 def spread(x: Any, dy: Any, dx: Any, n: Any, line: Any, pull: Any, slope: Any, tag: Any) -> None:
-    """``dx = scale g - (a + b (x - mean))`` with ``pull = (a, b)``."""
-    mean, scale, bias = line
-    a, b = pull
+    """``dx = scale g - (a + b xhat)`` with ``pull = (a, b, invstd)``."""
+    mean, low, scale, bias = in_words(line, tag)
+    zero, slope = fit(0.0, tag), fit(slope, tag)
+    a, b, invstd = fit(pull[0], tag), fit(pull[1], tag), fit(pull[2], tag)
     for j in range(n):
-        d = load(x, j, tag) - mean
-        g = load(dy, j, tag)
-        g = g if d * scale + bias > 0 else slope * g
-        store(dx, j, scale * g - (a + b * d), tag)
+        d = centre(read(x, j, tag), mean, low, tag)
+        g = read(dy, j, tag)
+        g = g if d * scale + bias > zero else slope * g
+        store(dx, j, scale * g - (a + b * (invstd * d)), tag)
 
 
 @mapping
@@ -101,13 +138,14 @@ def spread_add(
     x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, line: Any, pull: Any, slope: Any, tag: Any
 ) -> None:
     """As `spread`, with ``dr = g`` for the residual."""
-    mean, scale, bias = line
-    a, b = pull
+    mean, low, scale, bias = in_words(line, tag)
+    zero, slope = fit(0.0, tag), fit(slope, tag)
+    a, b, invstd = fit(pull[0], tag), fit(pull[1], tag), fit(pull[2], tag)
     for j in range(n):
-        d = load(x, j, tag) - mean
-        g = load(dy, j, tag)
-        g = g if d * scale + bias + load(r, j, tag) > 0 else slope * g
-        store(dx, j, scale * g - (a + b * d), tag)
+        d = centre(read(x, j, tag), mean, low, tag)
+        g = read(dy, j, tag)
+        g = g if d * scale + bias + read(r, j, tag) > zero else slope * g
+        store(dx, j, scale * g - (a + b * (invstd * d)), tag)
         store(dr, j, g, tag)
 
 
@@ -169,17 +207,17 @@ def reduce_gradient(x: Any, g: Any, w: Any, n: Any, mean: Any, tag: Any) -> Any:
 def spread_gradient(
     x: Any, g: Any, w: Any, dx: Any, n: Any, line: Any, pull: Any, tag: Any
 ) -> None:
-    """``dx = scale g - w (a + b (x - mean))``, where g is a buffer."""
+    """``dx = scale g - w (a + b xhat)``, where g is a buffer."""
     mean, scale, _ = line
-    a, b = pull
+    a, b, invstd = pull
     if w:
         for j in range(n):
             weight = load(w, j, WIDE)
-            pulled = weight * (a + b * (load(x, j, tag) - mean))
+            pulled = weight * (a + b * (invstd * (load(x, j, tag) - mean)))
             store(dx, j, scale * g[j] - pulled if weight > 0 else 0.0, tag)
     else:
         for j in range(n):
-            store(dx, j, scale * g[j] - (a + b * (load(x, j, tag) - mean)), tag)
+            store(dx, j, scale * g[j] - (a + b * (invstd * (load(x, j, tag) - mean))), tag)
 
 
 @mapping

@@ -84,11 +84,11 @@ def tanh(z: Any) -> Any:
 
 
 @mapping
-def bend(z: Any, relu: Any, slope: Any) -> Any:
+def bend(z: Any, zero: Any, relu: Any, slope: Any) -> Any:
     """ReLU, or leaky ReLU with `slope`, which for a slope of 1 is the identity."""
     if relu:
-        return 0.0 if z < 0 else z
-    return z if z > 0 else slope * z
+        return zero if z < zero else z
+    return z if z > zero else slope * z
 
 
 @mapping

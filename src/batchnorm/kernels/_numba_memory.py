@@ -1,8 +1,9 @@
 """What compiled code needs below Numba's own level: tensors by address, and shared counters.
 
 An element type is passed as a tag, a NumPy scalar of a type that Numba knows: uint16 stands for
-bfloat16 and int16 for float16, of which Numba has none on the CPU. Arithmetic is in float64
-everywhere: on whatever does not fit the first caches it costs the same time as float32.
+bfloat16 and int16 for float16, of which Numba has none on the CPU. Arithmetic on float32 is in
+float64, which costs the same time on whatever does not fit the first caches. The halves, of which
+twice as many come in that time, are computed in float32, with the mean in two words.
 """
 
 from __future__ import annotations
@@ -59,22 +60,111 @@ def intrinsic(function: Callable[..., Any]) -> Any:
     return _intrinsic(function)
 
 
+def _word(tag: Any) -> Any:
+    """The type in which elements are computed."""
+    return types.float32 if tag in (types.uint16, types.int16) else types.float64
+
+
+def _read(builder: Any, arguments: Any, tag: Any) -> Any:
+    """The element, as a float64 if it is one and as a float32 otherwise."""
+    pointer, size = _pointer(builder, arguments[0], arguments[1], tag)
+    value = builder.load(pointer, align=size, typ=_ELEMENTS[tag][0])
+    _apart(builder, value, store=False)
+    if tag == types.uint16:  # a bfloat16 is the upper half of a float32
+        bits = builder.shl(builder.zext(value, _I32), ir.Constant(_I32, 16))
+        return builder.bitcast(bits, _FLOAT)
+    return builder.fpext(value, _FLOAT) if tag == types.int16 else value
+
+
 @intrinsic
 def load(typing: Any, address: Any, index: Any, tag: Any) -> Any:
-    """The element at `index` from `address`, widened to float64."""
+    """The element at `index` from `address`, as a float64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, size = _pointer(builder, arguments[0], arguments[1], tag)
-        value = builder.load(pointer, align=size, typ=_ELEMENTS[tag][0])
-        _apart(builder, value, store=False)
-        if tag == types.uint16:  # a bfloat16 is the upper half of a float32
-            bits = builder.shl(builder.zext(value, _I32), ir.Constant(_I32, 16))
-            value = builder.bitcast(bits, _FLOAT)
-        if tag == types.int16:
-            value = builder.fpext(value, _FLOAT)
+        value = _read(builder, arguments, tag)
         return value if tag == types.float64 else builder.fpext(value, _DOUBLE)
 
     return types.float64(types.intp, types.intp, tag), generate
+
+
+@intrinsic
+def read(typing: Any, address: Any, index: Any, tag: Any) -> Any:
+    """The element at `index` from `address`, in the type in which elements are computed."""
+    widen = tag == types.float32
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = _read(builder, arguments, tag)
+        return builder.fpext(value, _DOUBLE) if widen else value
+
+    return _word(tag)(types.intp, types.intp, tag), generate
+
+
+@intrinsic
+def fit(typing: Any, value: Any, tag: Any) -> Any:
+    """A float64 in the type in which elements are computed."""
+    word = _word(tag)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.cast(builder, arguments[0], types.float64, word)
+
+    return word(types.float64, tag), generate
+
+
+@intrinsic
+def centre(typing: Any, value: Any, mean: Any, low: Any, tag: Any) -> Any:
+    """``value - mean`` for a mean of two words where elements are computed in float32."""
+    word = _word(tag)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        high = builder.fsub(arguments[0], arguments[1])
+        return builder.fsub(high, arguments[2]) if word == types.float32 else high
+
+    return word(word, word, word, tag), generate
+
+
+@intrinsic
+def constant(typing: Any, address: Any, index: Any, tag: Any) -> Any:
+    """A value that `put_constant` wrote."""
+    word = _word(tag)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _read(builder, arguments, word)
+
+    return word(types.intp, types.intp, tag), generate
+
+
+@intrinsic
+def put_constant(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
+    """Write a float64 in the type in which elements are computed."""
+    word = _word(tag)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _write(builder, arguments, types.float64, word)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.float64, tag), generate
+
+
+@intrinsic
+def constant_size(typing: Any, tag: Any) -> Any:
+    """The bytes of a value that `put_constant` writes."""
+    size = _ELEMENTS[_word(tag)][1]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(_I64, size)
+
+    return types.intp(tag), generate
+
+
+@intrinsic
+def run_length(typing: Any, tag: Any) -> Any:
+    """How many elements may be summed in the type in which they are computed."""
+    most = 1024 if _word(tag) == types.float32 else 2**62
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(_I64, most)
+
+    return types.intp(tag), generate
 
 
 def _to_bfloat16(builder: Any, value: Any) -> Any:
@@ -88,10 +178,10 @@ def _to_bfloat16(builder: Any, value: Any) -> Any:
     return builder.trunc(builder.select(is_nan, ir.Constant(_I32, 0x7FC0), rounded), _I16)
 
 
-def _write(context: Any, builder: Any, arguments: Any, tag: Any) -> Any:
+def _write(builder: Any, arguments: Any, given: Any, tag: Any) -> Any:
     pointer, size = _pointer(builder, arguments[0], arguments[1], tag)
     value = arguments[2]
-    if tag != types.float64:
+    if given == types.float64 and tag != types.float64:
         value = builder.fptrunc(value, _FLOAT)
     if tag == types.uint16:
         value = _to_bfloat16(builder, value)
@@ -106,12 +196,13 @@ def store(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
 
     For outputs only: what this writes must not be read again by `load` in the same kernel.
     """
+    given = types.float32 if value == types.float32 else types.float64
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _apart(builder, _write(context, builder, arguments, tag), store=True)
+        _apart(builder, _write(builder, arguments, given, tag), store=True)
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.float64, tag), generate
+    return types.void(types.intp, types.intp, given, tag), generate
 
 
 @intrinsic
@@ -119,20 +210,23 @@ def put(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
     """As `store`, for what the same kernel reads again."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _write(context, builder, arguments, tag)
+        _write(builder, arguments, types.float64, tag)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.float64, tag), generate
 
 
 @intrinsic
-def size_of(typing: Any, tag: Any) -> Any:
-    """The bytes of an element."""
+def at(typing: Any, address: Any, index: Any, tag: Any) -> Any:
+    """The address of an element; 0, which stands for None, stays 0."""
+    size = ir.Constant(_I64, _ELEMENTS[tag][1])
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return ir.Constant(_I64, _ELEMENTS[tag][1])
+        there = builder.add(arguments[0], builder.mul(arguments[1], size))
+        nowhere = builder.icmp_signed("==", arguments[0], ir.Constant(_I64, 0))
+        return builder.select(nowhere, arguments[0], there)
 
-    return types.intp(tag), generate
+    return types.intp(types.intp, types.intp, tag), generate
 
 
 @intrinsic

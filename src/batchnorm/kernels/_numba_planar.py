@@ -12,15 +12,14 @@ from typing import Any
 
 from batchnorm.kernels import _numba_loops as loops
 from batchnorm.kernels._numba_call import (
-    at,
     constants,
-    first_value,
     pulls,
     put_moments,
     put_sums,
+    shift_of,
 )
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import TILE, WIDE, load, put
+from batchnorm.kernels._numba_memory import TILE, WIDE, at, load, put
 
 
 @mapping
@@ -115,7 +114,7 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
     """One task of statistics and normalization, by the functions given for a part."""
     c = task if phase == 0 or phase == 2 else task // p.parts
     part = task - c * p.parts
-    shift = first_value(p, c, tag) if p.measure else 0.0
+    shift = shift_of(p, c, tag) if p.measure else 0.0
     if phase == 1:
         if p.measure:
             n, s, q = measure(p, c, part, shift, tag)
@@ -149,10 +148,7 @@ def reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     while position < stop:
         o, i, n = _segment(p, position, stop, p.inner)
         x, r, dy, _, _, _ = _offsets(p, o, c, i, tag)
-        if r:
-            ds, dq = loops.reduce_add(x, r, dy, n, line, p.slope, tag)
-        else:
-            ds, dq = loops.reduce(x, dy, n, line, p.slope, tag)
+        ds, dq = loops.reduce(x, r, dy, n, line, p.slope, tag)
         s, q = s + ds, q + dq
         position += n
     return s, q * invstd

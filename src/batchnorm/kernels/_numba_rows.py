@@ -13,15 +13,23 @@ from typing import Any
 from batchnorm.kernels import _numba_loops as loops
 from batchnorm.kernels import _numba_row_loops as rows
 from batchnorm.kernels._numba_call import (
-    at,
     constants,
-    first_value,
     pulls,
     put_moments,
     put_sums,
+    shift_of,
 )
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import TILE, WIDE, load, put
+from batchnorm.kernels._numba_memory import (
+    TILE,
+    WIDE,
+    at,
+    constant_size,
+    fit,
+    load,
+    put,
+    put_constant,
+)
 
 SOME = 64  # channels in a task of phases 0 and 2
 
@@ -33,12 +41,20 @@ def _partial(p: Any, part: Any, kind: Any, c: Any) -> Any:
 
 
 @mapping
-def _fill(p: Any, c: Any, vector: Any, value: Any) -> None:
+def _fill(p: Any, c: Any, vector: Any, value: Any, tag: Any) -> None:
     """Set `vector` in all columns of channel c."""
     width = p.channels * p.inner
     for start in range(c * p.inner, p.columns, width):
         for j in range(start, start + p.inner):
-            put(p.scratch, vector * p.columns + j, value, WIDE)
+            put_constant(p.scratch, vector * p.columns + j, value, tag)
+
+
+@mapping
+def _fill_mean(p: Any, c: Any, mean: Any, tag: Any) -> None:
+    """Set the mean, in two words where one is not enough."""
+    _fill(p, c, rows.MEAN, mean, tag)
+    if constant_size(tag) == 4:
+        _fill(p, c, rows.LOW, mean - fit(mean, tag), tag)
 
 
 @mapping
@@ -80,8 +96,13 @@ def _weights(p: Any, row: Any, start: Any, n: Any, w: Any) -> None:
 @mapping
 def _add_up(p: Any, part: Any, kind: Any, start: Any, sums: Any) -> None:
     """Add columns' sums to the block's sums for their channels."""
+    n = min(TILE, p.columns - start)
+    if p.columns == p.channels:  # one column is one channel, and none has been here before
+        for j in range(n):
+            put(p.scratch, _partial(p, part, kind, start) + j, sums[j], WIDE)
+        return
     c, i = start // p.inner % p.channels, start % p.inner
-    for j in range(min(TILE, p.columns - start)):
+    for j in range(n):
         k = _partial(p, part, kind, c)
         put(p.scratch, k, load(p.scratch, k, WIDE) + sums[j], WIDE)
         i += 1
@@ -93,6 +114,9 @@ def _add_up(p: Any, part: Any, kind: Any, start: Any, sums: Any) -> None:
 
 @mapping
 def _clear(p: Any, part: Any) -> None:
+    """Begin a block's sums."""
+    if p.columns == p.channels:
+        return
     for k in range(_partial(p, part, 0, 0), _partial(p, part + 1, 0, 0)):
         put(p.scratch, k, 0.0, WIDE)
 
@@ -105,7 +129,7 @@ def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
     step = p.joined * p.x_outer
     _clear(p, part)
     for start in range(0, p.columns, TILE):
-        v = p.scratch + 8 * start
+        v = p.scratch + constant_size(tag) * start
         work[1:3] = 0.0
         row = first
         while row < stop:
@@ -136,10 +160,17 @@ def measure_weighted(p: Any, part: Any, work: Any, tag: Any) -> None:
             n = _length(p, row, start)
             _weights(p, row, start, n, w)
             x = _addresses(p, row, start, tag)[0]
-            rows.measure_weighted(x, w, n, p.scratch + 8 * start, t, s, q, tag)
+            rows.measure_weighted(x, w, n, p.scratch + constant_size(tag) * start, t, s, q, tag)
         _add_up(p, part, 0, start, t)
         _add_up(p, part, 1, start, s)
         _add_up(p, part, 2, start, q)
+
+
+@mapping
+def _before(p: Any, row: Any, first: Any, start: Any) -> Any:
+    """The row before this one to go with it, or this one alone."""
+    fits = row > first and _length(p, row, start) == _length(p, row - 1, start)
+    return row - 1 if fits else row
 
 
 @mapping
@@ -147,15 +178,20 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a block, with an activation that is a bend."""
     first, stop = _block(p, part)
     f = p.columns
+    xs, ys = p.joined * p.x_outer, p.columns
     for start in range(0, f, TILE):
-        v = p.scratch + 8 * start
-        for row in range(stop - 1, first - 1, -1):
-            x, r, _, y, _ = _addresses(p, row, start, tag)
+        v = p.scratch + constant_size(tag) * start
+        row = stop - 1
+        while row >= first:
+            other = row if p.residual else _before(p, row, first, start)
+            x, r, _, y, _ = _addresses(p, other, start, tag)
             n = _length(p, row, start)
             if r:
                 rows.normalize_add(x, r, y, n, v, f, p.relu, p.slope, tag)
             else:
-                rows.normalize(x, y, n, v, f, p.relu, p.slope, tag)
+                k = row - other
+                rows.normalize(x, k * xs, y, k * ys, n, v, f, p.relu, p.slope, tag)
+            row = other - 1
 
 
 @mapping
@@ -170,7 +206,7 @@ def write_general(p: Any, part: Any, work: Any, tag: Any) -> None:
             n = _length(p, row, start)
             if p.weights:
                 _weights(p, row, start, n, weights)
-            rows.line_up(x, n, p.scratch + 8 * start, p.columns, z, tag)
+            rows.line_up(x, n, p.scratch + constant_size(tag) * start, p.columns, z, tag)
             loops.complete(z, n, r, w, y, p.activation, p.slope, tag)
 
 
@@ -182,7 +218,7 @@ def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
     f, xs, dys = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer
     _clear(p, part)
     for start in range(0, f, TILE):
-        v = p.scratch + 8 * start
+        v = p.scratch + constant_size(tag) * start
         work[1:3] = 0.0
         row = first
         while row < stop:
@@ -208,7 +244,7 @@ def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
     w = weights.ctypes.data if p.weights else 0
     _clear(p, part)
     for start in range(0, p.columns, TILE):
-        v = p.scratch + 8 * start
+        v = p.scratch + constant_size(tag) * start
         work[1:3] = 0.0
         for row in range(first, stop):
             x, r, dy, _, _ = _addresses(p, row, start, tag)
@@ -217,7 +253,7 @@ def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
                 _weights(p, row, start, n, weights)
             rows.line_up(x, n, v, p.columns, z, tag)
             loops.to_gradient(z, n, r, dy, w, p.activation, p.slope, tag)
-            rows.reduce_gradient(x, z, n, v, weights, p.weights != 0, s, q, tag)
+            rows.reduce_gradient(x, z, n, v, p.columns, weights, p.weights != 0, s, q, tag)
         _add_up(p, part, 1, start, s)
         _add_up(p, part, 2, start, q)
 
@@ -227,15 +263,20 @@ def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's gradient of x, and of the residual if there is one."""
     first, stop = _block(p, part)
     f = p.columns
+    xs, dys, dxs = p.joined * p.x_outer, p.joined * p.dy_outer, p.columns
     for start in range(0, f, TILE):
-        v = p.scratch + 8 * start
-        for row in range(stop - 1, first - 1, -1):
-            x, r, dy, dx, dr = _addresses(p, row, start, tag)
+        v = p.scratch + constant_size(tag) * start
+        row = stop - 1
+        while row >= first:
+            other = row if p.residual else _before(p, row, first, start)
+            x, r, dy, dx, dr = _addresses(p, other, start, tag)
             n = _length(p, row, start)
             if r:
                 rows.spread_add(x, r, dy, dx, dr, n, v, f, p.slope, tag)
             else:
-                rows.spread(x, dy, dx, n, v, f, p.slope, tag)
+                k = row - other
+                rows.spread(x, k * xs, dy, k * dys, dx, k * dxs, n, v, f, p.slope, tag)
+            row = other - 1
 
 
 @mapping
@@ -245,7 +286,7 @@ def spread_general(p: Any, part: Any, work: Any, tag: Any) -> None:
     z, weights = work[0], work[3]
     w = weights.ctypes.data if p.weights else 0
     for start in range(0, p.columns, TILE):
-        v = p.scratch + 8 * start
+        v = p.scratch + constant_size(tag) * start
         for row in range(stop - 1, first - 1, -1):
             x, r, dy, dx, dr = _addresses(p, row, start, tag)
             n = _length(p, row, start)
@@ -277,15 +318,15 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
     elif phase == 0 or (phase == 2 and p.measure):
         for c in range(task * SOME, min((task + 1) * SOME, p.channels)):
             if phase == 0 and p.measure:
-                _fill(p, c, rows.MEAN, first_value(p, c, tag))
+                _fill(p, c, rows.MEAN, shift_of(p, c, tag), tag)
                 continue
             if phase == 2:
                 n = _total(p, 0, c) if p.weights else float(p.outer * p.inner)
-                put_moments(p, c, first_value(p, c, tag), n, _total(p, 1, c), _total(p, 2, c))
+                put_moments(p, c, shift_of(p, c, tag), n, _total(p, 1, c), _total(p, 2, c))
             mean, invstd, weight, bias = constants(p, c)
-            _fill(p, c, rows.MEAN, mean)
-            _fill(p, c, rows.SCALE, invstd * weight)
-            _fill(p, c, rows.BIAS, bias)
+            _fill_mean(p, c, mean, tag)
+            _fill(p, c, rows.SCALE, invstd * weight, tag)
+            _fill(p, c, rows.BIAS, bias, tag)
 
 
 @mapping
@@ -299,15 +340,16 @@ def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, sp
         for c in range(task * SOME, min((task + 1) * SOME, p.channels)):
             mean, invstd, weight, bias = constants(p, c)
             if phase == 0:
-                _fill(p, c, rows.MEAN, mean)
-                _fill(p, c, rows.SCALE, invstd * weight)
-                _fill(p, c, rows.BIAS, bias)
+                _fill_mean(p, c, mean, tag)
+                _fill(p, c, rows.SCALE, invstd * weight, tag)
+                _fill(p, c, rows.BIAS, bias, tag)
                 continue
             if p.measure:
                 put_sums(p, c, _total(p, 1, c), _total(p, 2, c) * invstd)
-            a, b = pulls(p, c)
-            _fill(p, c, rows.A, a)
-            _fill(p, c, rows.B, b)
+            a, b, invstd = pulls(p, c)
+            _fill(p, c, rows.INVSTD, invstd, tag)
+            _fill(p, c, rows.A, a, tag)
+            _fill(p, c, rows.B, b, tag)
 
 
 @mapping

@@ -57,14 +57,14 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,)) -> None:
     Raises:
         ValueError: a dtype that has no kernel.
     """
-    from batchnorm.kernels._numba_compile import NAMES, kernel
+    from batchnorm.kernels._numba_compile import VARIANTS, kernel
 
     for dtype in dtypes:
         if dtype not in _DTYPES:
             known = ", ".join(str(d) for d in _DTYPES)
             raise ValueError(f"warmup has no kernel for {dtype}; expected some of {known}")
-        for each in NAMES:
-            kernel(each, dtype)
+        for variant in VARIANTS:
+            kernel(*variant, dtype)
 
 
 @cache
@@ -79,7 +79,7 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
     """Normalize with the batch's own statistics; y and the moments."""
     y = torch.empty_like(call.x)
     moments = torch.empty((3, call.x.shape[1]), dtype=torch.float64)
-    _launch()("forward", call, layout(y), moments, out=y, measure=True)
+    _launch()("forward", call, y.stride(), moments, out=y, measure=True)
     return y, moments
 
 
@@ -87,14 +87,14 @@ def statistics(x: Tensor, mask: Tensor | None) -> Tensor:
     """The packed moments of x."""
     moments = torch.empty((3, x.shape[1]), dtype=torch.float64)
     call = Call(x, None, None, None, mask, 0.0, Activation())
-    _launch()("forward", call, layout(_dense(x)), moments, measure=True)
+    _launch()("forward", call, _dense(x).stride(), moments, measure=True)
     return moments
 
 
 def normalize(call: Call, moments: Tensor) -> Tensor:
     """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``."""
     y = torch.empty_like(call.x)
-    _launch()("forward", call, layout(y), moments.contiguous(), out=y)
+    _launch()("forward", call, y.stride(), moments.contiguous(), out=y)
     return y
 
 
@@ -107,18 +107,18 @@ def backward(
     dresidual = torch.empty_like(residual) if wanted[1] and residual is not None else None
     dweight = None if weight is None else torch.empty_like(weight)
     dbias = None if bias is None else torch.empty_like(bias)
-    like = layout(_dense(x) if dx is None else dx)
+    strides = (_dense(x) if dx is None else dx).stride()
     out_residual = aside = None
     if dresidual is not None and call.mask is None and call.activation.kind == "identity":
         dresidual.copy_(dy)
-    elif dresidual is not None and layout(dresidual) != like:
+    elif dresidual is not None and not _alike(dresidual, strides):
         out_residual = aside = torch.empty_like(_dense(x), device=x.device)
     else:
         out_residual = dresidual
     _launch()(
         "backward",
         call,
-        like,
+        strides,
         moments.contiguous(),
         out=dx,
         dy=dy.to(x.dtype),
@@ -140,7 +140,7 @@ def backward_reduce(dy: Tensor, call: Call, moments: Tensor) -> Tensor:
     _launch()(
         "backward",
         call,
-        layout(_dense(x)),
+        _dense(x).stride(),
         moments.contiguous(),
         dy=dy.to(x.dtype),
         sums=sums,
@@ -156,7 +156,7 @@ def backward_input(dy: Tensor, call: Call, moments: Tensor, sums: Tensor) -> Ten
     _launch()(
         "backward",
         call,
-        layout(dx),
+        dx.stride(),
         moments.contiguous(),
         out=dx,
         dy=dy.to(x.dtype),
@@ -168,3 +168,8 @@ def backward_input(dy: Tensor, call: Call, moments: Tensor, sums: Tensor) -> Ten
 def _dense(x: Tensor) -> Tensor:
     """A tensor of the strides that ``torch.empty_like(x)`` has, without its memory."""
     return x if x.is_contiguous() else torch.empty_like(x, device="meta")
+
+
+def _alike(x: Tensor, strides: tuple[int, ...]) -> bool:
+    """Whether two tensors without gaps lie the same; sizes of one have any stride."""
+    return x.stride() == strides or layout(x.shape, x.stride()) == layout(x.shape, strides)
