@@ -117,6 +117,8 @@ def _divide(outer: int, width: int, touching: bool) -> tuple[int, int, int, int]
 
 def _steps(shape: Ints, strides: Ints, like: Layout, planar: bool) -> tuple[int | None, int]:
     """The strides along outer, None for a tensor that does not lie like `like`, and channels."""
+    if 0 in shape:
+        return 0, 0
     outer_step = _joint(shape, strides, like.outer_dims)
     inner_step = _joint(shape, strides, like.inner_dims)
     channel_step = strides[1] if like.channels > 1 else like.inner

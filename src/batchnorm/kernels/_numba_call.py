@@ -31,7 +31,7 @@ _INTEGERS = (
     *("outer", "channels", "inner"),
     *("parts", "span", "columns", "joined"),  # how sums are divided: by shape alone
     *("weight_type", "weight_step", "bias_type", "bias_step"),
-    *("measure", "fixed", "first", "activation", "relu"),
+    *("measure", "fixed", "first", "activation", "relu", "streams"),
     *("threads", "thread_number", "cursors"),
     *("phase", "phase_end"),
 )

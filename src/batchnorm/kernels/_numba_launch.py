@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from batchnorm.kernels import _team
+from batchnorm.kernels import _memory, _team
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._layout import Ints, Layout, Plan, plan
 from batchnorm.kernels._numba_call import CURSOR, PACK, PARAMETER_TYPES, PHASE_OFFSET
@@ -114,6 +114,7 @@ def launch(
         first,
         activation.code,
         kind == "relu",
+        out is not None and _memory.streams(out),
         count,
         _team.thread_number() if count > 1 else 0,
         here + _CURSORS_AT,

@@ -10,7 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels._numba_math import activate, bend, differentiate, mapping, summing
-from batchnorm.kernels._numba_memory import WIDE, at, centre, fit, load, read, run_length, store
+from batchnorm.kernels._numba_memory import (
+    WIDE,
+    at,
+    centre,
+    fit,
+    load,
+    read,
+    run_length,
+    store,
+    stream_line,
+)
 
 
 @summing
@@ -225,3 +235,18 @@ def store_gradient(g: Any, dr: Any, n: Any, tag: Any) -> None:
     """``dr = g``."""
     for j in range(n):
         store(dr, j, g[j], tag)
+
+
+@mapping
+def stream(tile: Any, y: Any, n: Any, tag: Any) -> None:
+    """Copy n elements from a tile to an output that no cache would hold."""
+    size = at(64, 1, tag) - 64
+    head = min(-y % 64 // size, n)
+    for j in range(head):
+        store(y, j, read(tile, j, tag), tag)
+    lines = (n - head) * size // 64
+    start = head * size
+    for k in range(lines):
+        stream_line(y + start + 64 * k, tile + start + 64 * k)
+    for j in range(head + lines * 64 // size, n):
+        store(y, j, read(tile, j, tag), tag)

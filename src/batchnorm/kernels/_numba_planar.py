@@ -19,20 +19,18 @@ from batchnorm.kernels._numba_call import (
     shift_of,
 )
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import TILE, WIDE, at, load, put
+from batchnorm.kernels._numba_memory import TILE, WIDE, at, fence, load, prefetch, put
 
-
-@mapping
-def _segment(p: Any, position: Any, stop: Any, most: Any) -> Any:
-    """Where the contiguous run from `position` lies (outer, inner) and how long it is."""
-    o = position // p.inner
-    i = position - o * p.inner
-    return o, i, min(p.inner - i, stop - position, most)
+SHORT = 1024  # elements: below this, hardware sees no stream to fetch ahead of
+AHEAD = 4  # segments: 2 and 8 are slower
 
 
 @mapping
 def _bounds(p: Any, part: Any) -> Any:
-    return part * p.span, min((part + 1) * p.span, p.outer * p.inner)
+    """The first position of a part, where it lies (outer and inner), and where the part ends."""
+    position = part * p.span
+    o = position // p.inner if p.inner else 0
+    return o, position - o * p.inner, min(p.span, p.outer * p.inner - position)
 
 
 @mapping
@@ -50,16 +48,33 @@ def _offsets(p: Any, o: Any, c: Any, i: Any, tag: Any) -> Any:
 
 
 @mapping
+def _next(p: Any, o: Any, i: Any, left: Any, n: Any) -> Any:
+    """The segment after one of n."""
+    return (o, i + n, left - n) if i + n < p.inner else (o + 1, 0, left - n)
+
+
+@mapping
+def _ahead(p: Any, o: Any, x: Any, outer_step: Any, tag: Any) -> None:
+    """Fetch a segment that comes later, if they are short: 7 x 7 images take 20 % less time."""
+    if p.inner < SHORT and o + AHEAD < p.outer:
+        start = at(x, AHEAD * outer_step, tag)
+        for byte in range(0, at(start, p.inner, tag) - start, 64):
+            prefetch(start + byte)
+
+
+@mapping
 def measure(p: Any, c: Any, part: Any, shift: Any, tag: Any) -> Any:
     """How many values a part holds, and their sums."""
-    position, stop = _bounds(p, part)
-    count = float(max(stop - position, 0))
+    o, i, left = _bounds(p, part)
+    count = float(max(left, 0))
     s = q = 0.0
-    while position < stop:
-        o, i, n = _segment(p, position, stop, p.inner)
-        ds, dq = loops.measure(_offsets(p, o, c, i, tag)[0], n, shift, tag)
+    while left > 0:
+        n = min(p.inner - i, left)
+        x = _offsets(p, o, c, i, tag)[0]
+        _ahead(p, o, x, p.x_outer, tag)
+        ds, dq = loops.measure(x, n, shift, tag)
         s, q = s + ds, q + dq
-        position += n
+        o, i, left = _next(p, o, i, left, n)
     return count, s, q
 
 
@@ -68,14 +83,14 @@ def measure_weighted(p: Any, c: Any, part: Any, shift: Any, tag: Any) -> Any:
     """As `measure`, under a mask if there is one."""
     if p.weights == 0:
         return measure(p, c, part, shift, tag)
-    position, stop = _bounds(p, part)
+    o, i, left = _bounds(p, part)
     count = s = q = 0.0
-    while position < stop:
-        o, i, n = _segment(p, position, stop, p.inner)
+    while left > 0:
+        n = min(p.inner - i, left)
         x, _, _, _, _, w = _offsets(p, o, c, i, tag)
         more, ds, dq = loops.measure_weighted(x, w, n, shift, tag)
         count, s, q = count + more, s + ds, q + dq
-        position += n
+        o, i, left = _next(p, o, i, left, n)
     return count, s, q
 
 
@@ -84,15 +99,22 @@ def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a part, with an activation that is a bend."""
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
-    position, stop = _bounds(p, part)
-    while position < stop:
-        o, i, n = _segment(p, position, stop, p.inner)
+    o, i, left = _bounds(p, part)
+    tile = work.ctypes.data
+    most = p.inner if p.streams == 0 else TILE
+    while left > 0:
+        n = min(p.inner - i, left, most)
         x, r, _, y, _, _ = _offsets(p, o, c, i, tag)
+        target = tile if p.streams else y
         if r:
-            loops.normalize_add(x, r, y, n, line, p.relu, p.slope, tag)
+            loops.normalize_add(x, r, target, n, line, p.relu, p.slope, tag)
         else:
-            loops.normalize(x, y, n, line, p.relu, p.slope, tag)
-        position += n
+            loops.normalize(x, target, n, line, p.relu, p.slope, tag)
+        if p.streams:
+            loops.stream(tile, y, n, tag)
+        o, i, left = _next(p, o, i, left, n)
+    if p.streams:
+        fence()
 
 
 @mapping
@@ -100,13 +122,13 @@ def write_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a part, with any activation and mask."""
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
-    position, stop = _bounds(p, part)
-    while position < stop:
-        o, i, n = _segment(p, position, stop, TILE)
+    o, i, left = _bounds(p, part)
+    while left > 0:
+        n = min(p.inner - i, left, TILE)
         x, r, _, y, _, w = _offsets(p, o, c, i, tag)
         loops.line_up(x, n, line, work[0], tag)
         loops.complete(work[0], n, r, w, y, p.activation, p.slope, tag)
-        position += n
+        o, i, left = _next(p, o, i, left, n)
 
 
 @mapping
@@ -143,14 +165,16 @@ def reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     """A part's sums of g and ``g xhat``, with an activation that is a bend."""
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
-    position, stop = _bounds(p, part)
+    o, i, left = _bounds(p, part)
     s = q = 0.0
-    while position < stop:
-        o, i, n = _segment(p, position, stop, p.inner)
+    while left > 0:
+        n = min(p.inner - i, left)
         x, r, dy, _, _, _ = _offsets(p, o, c, i, tag)
+        _ahead(p, o, x, p.x_outer, tag)
+        _ahead(p, o, dy, p.dy_outer, tag)
         ds, dq = loops.reduce(x, r, dy, n, line, p.slope, tag)
         s, q = s + ds, q + dq
-        position += n
+        o, i, left = _next(p, o, i, left, n)
     return s, q * invstd
 
 
@@ -159,16 +183,16 @@ def reduce_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     """As `reduce`, with any activation and mask."""
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
-    position, stop = _bounds(p, part)
+    o, i, left = _bounds(p, part)
     s = q = 0.0
-    while position < stop:
-        o, i, n = _segment(p, position, stop, TILE)
+    while left > 0:
+        n = min(p.inner - i, left, TILE)
         x, r, dy, _, _, w = _offsets(p, o, c, i, tag)
         loops.line_up(x, n, line, work[0], tag)
         loops.to_gradient(work[0], n, r, dy, w, p.activation, p.slope, tag)
         ds, dq = loops.reduce_gradient(x, work[0], w, n, mean, tag)
         s, q = s + ds, q + dq
-        position += n
+        o, i, left = _next(p, o, i, left, n)
     return s, q * invstd
 
 
@@ -177,15 +201,22 @@ def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """A part's gradient of x, and of the residual if there is one."""
     mean, invstd, weight, bias = constants(p, c)
     line, pull = (mean, invstd * weight, bias), pulls(p, c)
-    position, stop = _bounds(p, part)
-    while position < stop:
-        o, i, n = _segment(p, position, stop, p.inner)
+    o, i, left = _bounds(p, part)
+    tile = work.ctypes.data
+    most = p.inner if p.streams == 0 else TILE
+    while left > 0:
+        n = min(p.inner - i, left, most)
         x, r, dy, dx, dr, _ = _offsets(p, o, c, i, tag)
+        target = tile if p.streams else dx
         if r:
-            loops.spread_add(x, r, dy, dx, dr, n, line, pull, p.slope, tag)
+            loops.spread_add(x, r, dy, target, dr, n, line, pull, p.slope, tag)
         else:
-            loops.spread(x, dy, dx, n, line, pull, p.slope, tag)
-        position += n
+            loops.spread(x, dy, target, n, line, pull, p.slope, tag)
+        if p.streams:
+            loops.stream(tile, dx, n, tag)
+        o, i, left = _next(p, o, i, left, n)
+    if p.streams:
+        fence()
 
 
 @mapping
@@ -193,9 +224,9 @@ def spread_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """As `spread`, with any activation and mask, and only those gradients that are wanted."""
     mean, invstd, weight, bias = constants(p, c)
     line, pull = (mean, invstd * weight, bias), pulls(p, c)
-    position, stop = _bounds(p, part)
-    while position < stop:
-        o, i, n = _segment(p, position, stop, TILE)
+    o, i, left = _bounds(p, part)
+    while left > 0:
+        n = min(p.inner - i, left, TILE)
         x, r, dy, dx, dr, w = _offsets(p, o, c, i, tag)
         loops.line_up(x, n, line, work[0], tag)
         loops.to_gradient(work[0], n, r, dy, w, p.activation, p.slope, tag)
@@ -203,7 +234,7 @@ def spread_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
             loops.spread_gradient(x, work[0], w, dx, n, line, pull, tag)
         if dr:
             loops.store_gradient(work[0], dr, n, tag)
-        position += n
+        o, i, left = _next(p, o, i, left, n)
 
 
 @mapping

@@ -43,6 +43,9 @@ def _partial(p: Any, part: Any, kind: Any, c: Any) -> Any:
 @mapping
 def _fill(p: Any, c: Any, vector: Any, value: Any, tag: Any) -> None:
     """Set `vector` in all columns of channel c."""
+    if p.columns == p.channels:
+        put_constant(p.scratch, vector * p.columns + c, value, tag)
+        return
     width = p.channels * p.inner
     for start in range(c * p.inner, p.columns, width):
         for j in range(start, start + p.inner):
