@@ -111,7 +111,7 @@ def study(
     """
     from batchnorm.studies import study as measure
 
-    number = int(jobs) if jobs and jobs.lstrip("+-").isdecimal() else jobs
+    number = int(jobs) if jobs and jobs.removeprefix("-").isdecimal() else jobs
     with Watched(Console(stderr=True)) as watched:
         try:
             found = measure(

@@ -93,6 +93,8 @@ def operation(node: fx.Node) -> str:
 def _asks_only(node: fx.Node) -> bool:
     if node.op not in ("call_method", "call_function"):
         return False
+    if operation(node) == "type" and node.args[1:]:
+        return False  # x.type(dtype) is a cast
     asked = node.args[1] if node.target is getattr else None
     return operation(node) in _METADATA or asked in _ATTRIBUTES
 

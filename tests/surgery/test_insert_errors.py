@@ -68,14 +68,11 @@ class AsksForFeatures(nn.Module):
         return torch.relu(self.fc(x)) * self.fc.out_features
 
 
-def test_a_model_that_cannot_be_run_with_batch_norm():
-    with pytest.raises(RuntimeError, match="raises on the example") as error:
-        insert(AsksForFeatures(), example=torch.randn(2, 4))
-    assert message(error).startswith(
-        "the model with batch norm at fc raises on the example, outside of them, at "
-    )
-    assert "(AttributeError: 'Sequential' object has no attribute 'out_features')" in message(error)
-    assert "the model as given runs" in message(error)
+@pytest.mark.parametrize("example", [None, torch.randn(2, 4)])
+def test_a_layer_whose_attribute_the_forward_reads_is_left_alone(example):
+    changes = insert(AsksForFeatures(), example=example)
+    assert "fc" not in dict(changes.changed)
+    assert "looks at the module itself" in dict(changes.skipped)["fc"]
 
 
 class WholeNumbers(nn.Linear):

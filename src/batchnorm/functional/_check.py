@@ -123,10 +123,10 @@ def _shown(x: Tensor, axis: int) -> tuple[int, ...]:
 
 def position_mask(mask: Tensor, x: Tensor, axis: int) -> Tensor:
     """`mask` as the kernels take it: x's rank, 1 on the channel axis."""
-    if mask.is_complex() or mask.device != x.device:
+    if not (mask.dtype == torch.bool or mask.dtype in _DTYPES) or mask.device != x.device:
         raise ValueError(
             f"mask is {mask.dtype} on {mask.device}; expected bool or real weights on {x.device}, "
-            f"where x is: mask.to(x.device)"
+            f"where x is: mask.to(x.device); of lengths, torch.arange(longest) < lengths[:, None]"
         )
     positions = (x.shape[0], *x.shape[2:])
     if mask.shape == x.shape[:1]:

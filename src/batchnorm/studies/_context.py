@@ -79,6 +79,9 @@ def sources(module: str) -> list[Path]:
     """
     with _current_folder_importable():
         top = importlib.util.find_spec(module.partition(".")[0])
+    if top is not None and top.origin is None:  # a folder without __init__.py
+        folders = top.submodule_search_locations or []
+        return sorted(path for folder in folders for path in Path(folder).rglob("*.py"))
     if top is None or top.origin is None or not Path(top.origin).is_file():
         return []
     origin = Path(top.origin)

@@ -8,7 +8,7 @@ from torch import nn
 
 from batchnorm.data import Data, load
 from batchnorm.named import call
-from batchnorm.surgery import insert
+from batchnorm.surgery import Changes, insert
 from batchnorm.train import seeded
 
 if TYPE_CHECKING:
@@ -37,13 +37,20 @@ def build(trial: "Trial", data: Data) -> nn.Module:
             raise ValueError(f"no network {trial.network!r}: expected mlp or your module:function")
         scale_weights(model, trial.init_scale)
         if trial.batch_norm:
-            changes = insert(model, example=data.train.x[:2])
+            changes = _inserted(trial.network, model, data)
             if not changes.changed:
                 raise ValueError(f"batch norm went nowhere in {trial.network!r}:\n{changes}")
             model = changes.model
         if trial.batch_norm_inputs:
             model = nn.Sequential(_input_norm(data), model)
     return model
+
+
+def _inserted(name: str, model: nn.Module, data: Data) -> Changes:
+    try:
+        return insert(model, example=data.train.x[:2])
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"batch norm cannot be put into {name!r}: {error}") from error
 
 
 def mlp(data: Data, activation: str, depth: int, width: int) -> nn.Sequential:
@@ -99,7 +106,7 @@ def why_not(name: str, data: str) -> str | None:
                 f"{name} already has batch norm ({path or 'the model itself'}: "
                 f"{type(module).__name__}); the study needs the network without it"
             )
-    changes = insert(model, example=load(data).train.x[:2])
+    changes = _inserted(name, model, load(data))
     if changes.changed:
         return None
     reasons = "; ".join(f"{path}: {reason}" for path, reason in changes.skipped)

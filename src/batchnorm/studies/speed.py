@@ -214,7 +214,7 @@ def _tabular_arm(row: dict[str, Any]) -> str | None:
 
 
 def _seconds_a_step(rows: Rows, network: str, batch_norm: bool) -> float:
-    """From the long timed trial less the short one; nan where they are missing."""
+    """From the long timed trial less the short one; nan if missing or lost in noise."""
     took = {
         row["steps"]: row["seconds"]
         for row in rows
@@ -222,4 +222,5 @@ def _seconds_a_step(rows: Rows, network: str, batch_norm: bool) -> float:
     }
     if len(took) < 2:
         return math.nan
-    return (took[max(took)] - took[min(took)]) / (max(took) - min(took))
+    seconds = (took[max(took)] - took[min(took)]) / (max(took) - min(took))
+    return seconds if seconds > 0 else math.nan

@@ -12,6 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from batchnorm.graph import Reading, read, replace
 from batchnorm.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from batchnorm.surgery._changes import Changes
+from batchnorm.surgery._course import LOOKS, disturbing
 from batchnorm.surgery._flow import Refusal
 from batchnorm.surgery._places import Place, layers, place
 from batchnorm.surgery._recording import Call, call_of, given, record, verify
@@ -78,6 +79,11 @@ def insert(model: nn.Module, placement: Placement = "before", example: Any = Non
             unbiased += [] if kept else [path]
             what += kept or "; bias dropped"
         changed.append((found.path, what + _assumed(layer, found)))
+    for path in disturbing(model, new, lambda model: _traces(model, call)):
+        del new[path]
+        changed = [entry for entry in changed if entry[0] != path]
+        unbiased = [one for one in unbiased if one != path]
+        skipped.append((path, LOOKS))
     result = replace(model, new)
     for path in unbiased:
         result.get_submodule(f"{path}.0").register_parameter("bias", None)
@@ -105,9 +111,13 @@ def _check(model: nn.Module, placement: str) -> None:
         )
 
 
+def _traces(model: nn.Module, call: Call | None) -> list[Reading]:
+    return read(model, given=given(model, call) if call else ())
+
+
 def _readings(model: nn.Module, call: Call | None) -> list[Reading]:
     """Traces in training and in evaluation mode, then runs on the example."""
-    readings = read(model, given=given(model, call) if call else ())
+    readings = _traces(model, call)
     if call is None:
         return readings
     try:
