@@ -34,10 +34,14 @@ class Kernel(NamedTuple):
     owner: Any
 
 
-def _planar_forward(variant: tuple[Any, str]) -> Callable[[Any], None]:
+# A builder's arguments are part of the key in Numba's cache: the element type and our sources, and
+# the type in which activations are computed.
+
+
+def _planar_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def planar_forward(pointer: Any) -> None:
         p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), (TILES, TILE), np.float64)
+        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
         for phase in range(p.phase, p.phase_end):
             task = claim(p, phase, planar.tasks(p, phase))
             while task >= 0:
@@ -47,10 +51,10 @@ def _planar_forward(variant: tuple[Any, str]) -> Callable[[Any], None]:
     return planar_forward
 
 
-def _planar_forward_general(variant: tuple[Any, str]) -> Callable[[Any], None]:
+def _planar_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def planar_forward_general(pointer: Any) -> None:
         p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), (TILES, TILE), np.float64)
+        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
         for phase in range(p.phase, p.phase_end):
             task = claim(p, phase, planar.tasks(p, phase))
             while task >= 0:
@@ -62,10 +66,10 @@ def _planar_forward_general(variant: tuple[Any, str]) -> Callable[[Any], None]:
     return planar_forward_general
 
 
-def _planar_backward(variant: tuple[Any, str]) -> Callable[[Any], None]:
+def _planar_backward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def planar_backward(pointer: Any) -> None:
         p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), (TILES, TILE), np.float64)
+        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
         for phase in range(p.phase, p.phase_end):
             task = claim(p, phase, planar.tasks(p, phase))
             while task >= 0:
@@ -75,10 +79,10 @@ def _planar_backward(variant: tuple[Any, str]) -> Callable[[Any], None]:
     return planar_backward
 
 
-def _planar_backward_general(variant: tuple[Any, str]) -> Callable[[Any], None]:
+def _planar_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def planar_backward_general(pointer: Any) -> None:
         p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), (TILES, TILE), np.float64)
+        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
         for phase in range(p.phase, p.phase_end):
             task = claim(p, phase, planar.tasks(p, phase))
             while task >= 0:
@@ -90,10 +94,10 @@ def _planar_backward_general(variant: tuple[Any, str]) -> Callable[[Any], None]:
     return planar_backward_general
 
 
-def _rows_forward(variant: tuple[Any, str]) -> Callable[[Any], None]:
+def _rows_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def rows_forward(pointer: Any) -> None:
         p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), (TILES, TILE), np.float64)
+        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
         for phase in range(p.phase, p.phase_end):
             task = claim(p, phase, rows.tasks(p, phase))
             while task >= 0:
@@ -103,10 +107,10 @@ def _rows_forward(variant: tuple[Any, str]) -> Callable[[Any], None]:
     return rows_forward
 
 
-def _rows_forward_general(variant: tuple[Any, str]) -> Callable[[Any], None]:
+def _rows_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def rows_forward_general(pointer: Any) -> None:
         p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), (TILES, TILE), np.float64)
+        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
         for phase in range(p.phase, p.phase_end):
             task = claim(p, phase, rows.tasks(p, phase))
             while task >= 0:
@@ -118,10 +122,10 @@ def _rows_forward_general(variant: tuple[Any, str]) -> Callable[[Any], None]:
     return rows_forward_general
 
 
-def _rows_backward(variant: tuple[Any, str]) -> Callable[[Any], None]:
+def _rows_backward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def rows_backward(pointer: Any) -> None:
         p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), (TILES, TILE), np.float64)
+        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
         for phase in range(p.phase, p.phase_end):
             task = claim(p, phase, rows.tasks(p, phase))
             while task >= 0:
@@ -131,10 +135,10 @@ def _rows_backward(variant: tuple[Any, str]) -> Callable[[Any], None]:
     return rows_backward
 
 
-def _rows_backward_general(variant: tuple[Any, str]) -> Callable[[Any], None]:
+def _rows_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def rows_backward_general(pointer: Any) -> None:
         p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), (TILES, TILE), np.float64)
+        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
         for phase in range(p.phase, p.phase_end):
             task = claim(p, phase, rows.tasks(p, phase))
             while task >= 0:
@@ -169,7 +173,8 @@ def _stamp() -> str:
 @cache
 def kernel(direction: str, planar: bool, general: bool, dtype: torch.dtype) -> Kernel:
     """The kernel for a layout; `general` for masks and activations that are no bend."""
-    body = _BUILDERS[direction, planar, general]((TAGS[dtype], _stamp()))
+    real = np.float64 if dtype is torch.float64 else np.float32
+    body = _BUILDERS[direction, planar, general]((TAGS[dtype], _stamp()), real)
     options: Any = {"nopython": True, "error_model": "numpy"}
     try:
         compiled = numba.cfunc("void(voidptr)", cache=True, **options)(body)

@@ -1,6 +1,6 @@
 """The inner loops over contiguous elements of one channel: everything that must be fast.
 
-x, r (residual), dy, y, dx, dr and w (weights of positions) are addresses; z is a float64 buffer.
+x, r (residual), dy, y, dx, dr and w (weights of positions) are addresses; z is a buffer.
 The loops with `slope` serve identity, ReLU and leaky ReLU in one pass; other activations and masks
 go through z, a tile at a time.
 """

@@ -8,7 +8,7 @@ twice as many come in that time, are computed in float32, with the mean in two w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -299,14 +299,57 @@ def call_int(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def power_of_two(typing: Any, exponent: Any) -> Any:
-    """``2^exponent`` for an exponent of a normal number that is given as a float64."""
+    """``2^exponent`` for the exponent of a normal number, itself in floating point."""
+    bits, digits, bias = (_I32, 23, 127) if exponent == types.float32 else (_I64, 52, 1023)
+    real = _FLOAT if exponent == types.float32 else _DOUBLE
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        whole = builder.sext(builder.fptosi(arguments[0], _I32), _I64)
-        biased = builder.add(whole, ir.Constant(_I64, 1023))
-        return builder.bitcast(builder.shl(biased, ir.Constant(_I64, 52)), _DOUBLE)
+        whole = builder.fptosi(arguments[0], _I32)
+        whole = whole if bits is _I32 else builder.sext(whole, bits)
+        biased = builder.add(whole, ir.Constant(bits, bias))
+        return builder.bitcast(builder.shl(biased, ir.Constant(bits, digits)), real)
 
-    return types.float64(types.float64), generate
+    return exponent(exponent), generate
+
+
+@intrinsic
+def either(typing: Any, single: Any, double: Any, x: Any) -> Any:
+    """`single` if x is a float32, `double` if it is a float64; in the type of x."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        chosen = arguments[0] if x == types.float32 else arguments[1]
+        return context.cast(builder, chosen, types.float64, x)
+
+    return x(types.float64, types.float64, x), generate
+
+
+@intrinsic
+def like(typing: Any, value: Any, x: Any) -> Any:
+    """A float64 in the type of x."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.cast(builder, arguments[0], types.float64, x)
+
+    return x(types.float64, x), generate
+
+
+def polynomial(single: Sequence[float], double: Sequence[float]) -> Any:
+    """Horner's rule for coefficients from the constant one up, some for each type of argument."""
+
+    def evaluate(typing: Any, x: Any) -> Any:
+        coefficients = single if x == types.float32 else double
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            real = arguments[0].type
+            value = ir.Constant(real, coefficients[-1])
+            for coefficient in reversed(coefficients[:-1]):
+                product = builder.fmul(value, arguments[0], flags=("contract",))
+                value = builder.fadd(product, ir.Constant(real, coefficient), flags=("contract",))
+            return value
+
+        return x(x), generate
+
+    return intrinsic(evaluate)
 
 
 @intrinsic

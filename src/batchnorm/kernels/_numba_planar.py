@@ -100,7 +100,7 @@ def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
     o, i, left = _bounds(p, part)
-    tile = work.ctypes.data
+    tile = work[0].ctypes.data
     most = p.inner if p.streams == 0 else TILE
     while left > 0:
         n = min(p.inner - i, left, most)
@@ -202,7 +202,7 @@ def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     mean, invstd, weight, bias = constants(p, c)
     line, pull = (mean, invstd * weight, bias), pulls(p, c)
     o, i, left = _bounds(p, part)
-    tile = work.ctypes.data
+    tile = work[0].ctypes.data
     most = p.inner if p.streams == 0 else TILE
     while left > 0:
         n = min(p.inner - i, left, most)

@@ -128,12 +128,12 @@ def _clear(p: Any, part: Any) -> None:
 def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Sum a block."""
     first, stop = _block(p, part)
-    s, q = work[1], work[2]
+    s, q = work[1][1], work[1][2]
     step = p.joined * p.x_outer
     _clear(p, part)
     for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
-        work[1:3] = 0.0
+        work[1][1:3] = 0.0
         row = first
         while row < stop:
             x = _addresses(p, row, start, tag)[0]
@@ -155,10 +155,10 @@ def measure_weighted(p: Any, part: Any, work: Any, tag: Any) -> None:
         measure(p, part, work, tag)
         return
     first, stop = _block(p, part)
-    t, s, q, w = work[0], work[1], work[2], work[3]
+    t, s, q, w = work[1][0], work[1][1], work[1][2], work[1][3]
     _clear(p, part)
     for start in range(0, p.columns, TILE):
-        work[:3] = 0.0
+        work[1][:3] = 0.0
         for row in range(first, stop):
             n = _length(p, row, start)
             _weights(p, row, start, n, w)
@@ -201,7 +201,7 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
 def write_general(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a block, with any activation and mask."""
     first, stop = _block(p, part)
-    z, weights = work[0], work[3]
+    z, weights = work[0], work[1][3]
     w = weights.ctypes.data if p.weights else 0
     for start in range(0, p.columns, TILE):
         for row in range(stop - 1, first - 1, -1):
@@ -217,12 +217,12 @@ def write_general(p: Any, part: Any, work: Any, tag: Any) -> None:
 def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's sums of g and ``g (x - mean)``, with an activation that is a bend."""
     first, stop = _block(p, part)
-    s, q = work[1], work[2]
+    s, q = work[1][1], work[1][2]
     f, xs, dys = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer
     _clear(p, part)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
-        work[1:3] = 0.0
+        work[1][1:3] = 0.0
         row = first
         while row < stop:
             x, r, dy, _, _ = _addresses(p, row, start, tag)
@@ -243,12 +243,12 @@ def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
 def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
     """As `reduce`, with any activation and mask."""
     first, stop = _block(p, part)
-    z, s, q, weights = work[0], work[1], work[2], work[3]
+    z, s, q, weights = work[0], work[1][1], work[1][2], work[1][3]
     w = weights.ctypes.data if p.weights else 0
     _clear(p, part)
     for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
-        work[1:3] = 0.0
+        work[1][1:3] = 0.0
         for row in range(first, stop):
             x, r, dy, _, _ = _addresses(p, row, start, tag)
             n = _length(p, row, start)
@@ -286,7 +286,7 @@ def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
 def spread_general(p: Any, part: Any, work: Any, tag: Any) -> None:
     """As `spread`, with any activation and mask, and only those gradients that are wanted."""
     first, stop = _block(p, part)
-    z, weights = work[0], work[3]
+    z, weights = work[0], work[1][3]
     w = weights.ctypes.data if p.weights else 0
     for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
