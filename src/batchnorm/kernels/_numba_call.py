@@ -13,15 +13,8 @@ import numpy as np
 import torch
 
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import (
-    WIDE,
-    call_int,
-    constant_size,
-    fit,
-    load,
-    put,
-    take,
-)
+from batchnorm.kernels._numba_memory import WIDE, call_int, constant_size, load, put, take
+from batchnorm.kernels._numba_scalar import fit
 
 # Tensors are seen as (outer, channels, inner), `inner` being contiguous; an address of 0 is None.
 _INTEGERS = (

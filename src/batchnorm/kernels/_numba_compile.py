@@ -15,6 +15,7 @@ import torch
 from numba import carray
 
 from batchnorm.kernels import _numba_planar as planar
+from batchnorm.kernels import _numba_row_blocks as row_blocks
 from batchnorm.kernels import _numba_rows as rows
 from batchnorm.kernels._numba_call import FIELDS, claim
 from batchnorm.kernels._numba_memory import TAGS, TILE, TILES, room
@@ -99,10 +100,10 @@ def _rows_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
         p = carray(pointer, 1, FIELDS)[0]
         work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
         for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, rows.tasks(p, phase))
+            task = claim(p, phase, row_blocks.tasks(p, phase))
             while task >= 0:
                 rows.forward(p, phase, task, work, variant[0], rows.measure, rows.write)
-                task = claim(p, phase, rows.tasks(p, phase))
+                task = claim(p, phase, row_blocks.tasks(p, phase))
 
     return rows_forward
 
@@ -112,12 +113,12 @@ def _rows_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any]
         p = carray(pointer, 1, FIELDS)[0]
         work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
         for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, rows.tasks(p, phase))
+            task = claim(p, phase, row_blocks.tasks(p, phase))
             while task >= 0:
                 rows.forward(
                     p, phase, task, work, variant[0], rows.measure_weighted, rows.write_general
                 )
-                task = claim(p, phase, rows.tasks(p, phase))
+                task = claim(p, phase, row_blocks.tasks(p, phase))
 
     return rows_forward_general
 
@@ -127,10 +128,10 @@ def _rows_backward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]
         p = carray(pointer, 1, FIELDS)[0]
         work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
         for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, rows.tasks(p, phase))
+            task = claim(p, phase, row_blocks.tasks(p, phase))
             while task >= 0:
                 rows.backward(p, phase, task, work, variant[0], rows.reduce, rows.spread)
-                task = claim(p, phase, rows.tasks(p, phase))
+                task = claim(p, phase, row_blocks.tasks(p, phase))
 
     return rows_backward
 
@@ -140,12 +141,12 @@ def _rows_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any
         p = carray(pointer, 1, FIELDS)[0]
         work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
         for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, rows.tasks(p, phase))
+            task = claim(p, phase, row_blocks.tasks(p, phase))
             while task >= 0:
                 rows.backward(
                     p, phase, task, work, variant[0], rows.reduce_general, rows.spread_general
                 )
-                task = claim(p, phase, rows.tasks(p, phase))
+                task = claim(p, phase, row_blocks.tasks(p, phase))
 
     return rows_backward_general
 

@@ -10,17 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels._numba_math import activate, bend, differentiate, mapping, summing
-from batchnorm.kernels._numba_memory import (
-    WIDE,
-    at,
-    centre,
-    fit,
-    load,
-    read,
-    run_length,
-    store,
-    stream_line,
-)
+from batchnorm.kernels._numba_memory import WIDE, at, load, read, store, stream_line
+from batchnorm.kernels._numba_scalar import centre, fit, run_length
 
 
 @summing

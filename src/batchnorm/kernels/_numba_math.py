@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from batchnorm.kernels._activation import KINDS
-from batchnorm.kernels._numba_memory import either, like, polynomial, power_of_two
+from batchnorm.kernels._numba_scalar import either, like, polynomial, power_of_two
 
 # Sums may be reordered, and nothing else; NaN, infinities and signed zeros keep their meaning.
 summing: Any = numba.njit(fastmath={"reassoc", "contract"}, error_model="numpy", nogil=True)

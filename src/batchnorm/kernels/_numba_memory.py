@@ -8,7 +8,7 @@ twice as many come in that time, are computed in float32, with the mean in two w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def intrinsic(function: Callable[..., Any]) -> Any:
     return _intrinsic(function)
 
 
-def _word(tag: Any) -> Any:
+def word(tag: Any) -> Any:
     """The type in which elements are computed."""
     return types.float32 if tag in (types.uint16, types.int16) else types.float64
 
@@ -96,50 +96,27 @@ def read(typing: Any, address: Any, index: Any, tag: Any) -> Any:
         value = _read(builder, arguments, tag)
         return builder.fpext(value, _DOUBLE) if widen else value
 
-    return _word(tag)(types.intp, types.intp, tag), generate
-
-
-@intrinsic
-def fit(typing: Any, value: Any, tag: Any) -> Any:
-    """A float64 in the type in which elements are computed."""
-    word = _word(tag)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return context.cast(builder, arguments[0], types.float64, word)
-
-    return word(types.float64, tag), generate
-
-
-@intrinsic
-def centre(typing: Any, value: Any, mean: Any, low: Any, tag: Any) -> Any:
-    """``value - mean`` for a mean of two words where elements are computed in float32."""
-    word = _word(tag)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        high = builder.fsub(arguments[0], arguments[1])
-        return builder.fsub(high, arguments[2]) if word == types.float32 else high
-
-    return word(word, word, word, tag), generate
+    return word(tag)(types.intp, types.intp, tag), generate
 
 
 @intrinsic
 def constant(typing: Any, address: Any, index: Any, tag: Any) -> Any:
     """A value that `put_constant` wrote."""
-    word = _word(tag)
+    kind = word(tag)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _read(builder, arguments, word)
+        return _read(builder, arguments, kind)
 
-    return word(types.intp, types.intp, tag), generate
+    return kind(types.intp, types.intp, tag), generate
 
 
 @intrinsic
 def put_constant(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
     """Write a float64 in the type in which elements are computed."""
-    word = _word(tag)
+    kind = word(tag)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _write(builder, arguments, types.float64, word)
+        _write(builder, arguments, types.float64, kind)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.float64, tag), generate
@@ -148,21 +125,10 @@ def put_constant(typing: Any, address: Any, index: Any, value: Any, tag: Any) ->
 @intrinsic
 def constant_size(typing: Any, tag: Any) -> Any:
     """The bytes of a value that `put_constant` writes."""
-    size = _ELEMENTS[_word(tag)][1]
+    size = _ELEMENTS[word(tag)][1]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return ir.Constant(_I64, size)
-
-    return types.intp(tag), generate
-
-
-@intrinsic
-def run_length(typing: Any, tag: Any) -> Any:
-    """How many elements may be summed in the type in which they are computed."""
-    most = 1024 if _word(tag) == types.float32 else 2**62
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return ir.Constant(_I64, most)
 
     return types.intp(tag), generate
 
@@ -295,61 +261,6 @@ def call_int(typing: Any, address: Any) -> Any:
         return builder.sext(builder.call(function, []), _I64)
 
     return types.intp(types.intp), generate
-
-
-@intrinsic
-def power_of_two(typing: Any, exponent: Any) -> Any:
-    """``2^exponent`` for the exponent of a normal number, itself in floating point."""
-    bits, digits, bias = (_I32, 23, 127) if exponent == types.float32 else (_I64, 52, 1023)
-    real = _FLOAT if exponent == types.float32 else _DOUBLE
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        whole = builder.fptosi(arguments[0], _I32)
-        whole = whole if bits is _I32 else builder.sext(whole, bits)
-        biased = builder.add(whole, ir.Constant(bits, bias))
-        return builder.bitcast(builder.shl(biased, ir.Constant(bits, digits)), real)
-
-    return exponent(exponent), generate
-
-
-@intrinsic
-def either(typing: Any, single: Any, double: Any, x: Any) -> Any:
-    """`single` if x is a float32, `double` if it is a float64; in the type of x."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        chosen = arguments[0] if x == types.float32 else arguments[1]
-        return context.cast(builder, chosen, types.float64, x)
-
-    return x(types.float64, types.float64, x), generate
-
-
-@intrinsic
-def like(typing: Any, value: Any, x: Any) -> Any:
-    """A float64 in the type of x."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return context.cast(builder, arguments[0], types.float64, x)
-
-    return x(types.float64, x), generate
-
-
-def polynomial(single: Sequence[float], double: Sequence[float]) -> Any:
-    """Horner's rule for coefficients from the constant one up, some for each type of argument."""
-
-    def evaluate(typing: Any, x: Any) -> Any:
-        coefficients = single if x == types.float32 else double
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            real = arguments[0].type
-            value = ir.Constant(real, coefficients[-1])
-            for coefficient in reversed(coefficients[:-1]):
-                product = builder.fmul(value, arguments[0], flags=("contract",))
-                value = builder.fadd(product, ir.Constant(real, coefficient), flags=("contract",))
-            return value
-
-        return x(x), generate
-
-    return intrinsic(evaluate)
 
 
 @intrinsic

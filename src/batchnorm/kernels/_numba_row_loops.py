@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels._numba_math import bend, mapping, summing
-from batchnorm.kernels._numba_memory import centre, constant, fit, load, read, store
+from batchnorm.kernels._numba_memory import constant, load, read, store
+from batchnorm.kernels._numba_scalar import centre, fit
 
 MEAN, LOW, SCALE, BIAS, A, B, INVSTD = range(7)
 VECTORS = 7

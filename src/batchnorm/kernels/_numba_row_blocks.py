@@ -1,0 +1,125 @@
+"""Rows of channels: how they are divided into blocks, and their columns' constants and sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchnorm.kernels import _numba_row_loops as rows
+from batchnorm.kernels._numba_math import mapping
+from batchnorm.kernels._numba_memory import TILE, WIDE, at, constant_size, load, put, put_constant
+from batchnorm.kernels._numba_scalar import fit
+
+SOME = 64  # channels in a task of phases 0 and 2
+
+
+@mapping
+def partial(p: Any, part: Any, kind: Any, c: Any) -> Any:
+    """Where in the scratch memory a block's sum for a channel lies."""
+    return rows.VECTORS * p.columns + (3 * part + kind) * p.channels + c
+
+
+@mapping
+def fill(p: Any, c: Any, vector: Any, value: Any, tag: Any) -> None:
+    """Set `vector` in all columns of channel c."""
+    if p.columns == p.channels:
+        put_constant(p.scratch, vector * p.columns + c, value, tag)
+        return
+    width = p.channels * p.inner
+    for start in range(c * p.inner, p.columns, width):
+        for j in range(start, start + p.inner):
+            put_constant(p.scratch, vector * p.columns + j, value, tag)
+
+
+@mapping
+def fill_mean(p: Any, c: Any, mean: Any, tag: Any) -> None:
+    """Set the mean, in two words where one is not enough."""
+    fill(p, c, rows.MEAN, mean, tag)
+    if constant_size(tag) == 4:
+        fill(p, c, rows.LOW, mean - fit(mean, tag), tag)
+
+
+@mapping
+def addresses(p: Any, row: Any, start: Any, tag: Any) -> Any:
+    """Addresses of x, residual, dy, out and the residual's gradient at a column of a row."""
+    o = row * p.joined
+    written = o * p.channels * p.inner + start
+    return (
+        at(p.x, o * p.x_outer + start, tag),
+        at(p.residual, o * p.residual_outer + start, tag),
+        at(p.dy, o * p.dy_outer + start, tag),
+        at(p.out, written, tag),
+        at(p.out_residual, written, tag),
+    )
+
+
+@mapping
+def length(p: Any, row: Any, start: Any) -> Any:
+    """How many elements a row has from column `start` on, a tile at most; the last has fewer."""
+    left = p.outer * p.channels * p.inner - row * p.columns
+    return max(min(TILE, min(p.columns, left) - start), 0)
+
+
+@mapping
+def block(p: Any, part: Any) -> Any:
+    count = (p.outer * p.channels * p.inner + p.columns - 1) // p.columns
+    return part * p.span, min((part + 1) * p.span, count)
+
+
+@mapping
+def weights(p: Any, row: Any, start: Any, n: Any, w: Any) -> None:
+    """Spread the positions' weights over n columns."""
+    width = p.channels * p.inner
+    for j in range(n):
+        o = row * p.joined + (start + j) // width
+        w[j] = load(p.weights, o * p.inner + (start + j) % p.inner, WIDE)
+
+
+@mapping
+def add_up(p: Any, part: Any, kind: Any, start: Any, sums: Any) -> None:
+    """Add columns' sums to the block's sums for their channels."""
+    n = min(TILE, p.columns - start)
+    if p.columns == p.channels:  # one column is one channel, and none has been here before
+        for j in range(n):
+            put(p.scratch, partial(p, part, kind, start) + j, sums[j], WIDE)
+        return
+    c, i = start // p.inner % p.channels, start % p.inner
+    for j in range(n):
+        k = partial(p, part, kind, c)
+        put(p.scratch, k, load(p.scratch, k, WIDE) + sums[j], WIDE)
+        i += 1
+        if i == p.inner:
+            c, i = c + 1, 0
+        if c == p.channels:
+            c = 0
+
+
+@mapping
+def clear(p: Any, part: Any) -> None:
+    """Begin a block's sums."""
+    if p.columns == p.channels:
+        return
+    for k in range(partial(p, part, 0, 0), partial(p, part + 1, 0, 0)):
+        put(p.scratch, k, 0.0, WIDE)
+
+
+@mapping
+def before(p: Any, row: Any, first: Any, start: Any) -> Any:
+    """The row before this one to go with it, or this one alone."""
+    fits = row > first and length(p, row, start) == length(p, row - 1, start)
+    return row - 1 if fits else row
+
+
+@mapping
+def total(p: Any, kind: Any, c: Any) -> Any:
+    total = 0.0
+    for part in range(p.parts):
+        total += load(p.scratch, partial(p, part, kind, c), WIDE)
+    return total
+
+
+@mapping
+def tasks(p: Any, phase: Any) -> Any:
+    """How many tasks a phase has."""
+    if phase == 0 or phase == 2:
+        return (p.channels + SOME - 1) // SOME
+    return p.parts
