@@ -121,6 +121,18 @@ def test_an_interruption_cancels_what_has_not_begun():
         assert sum(future.cancelled() for future in futures) >= 17
 
 
+def test_an_interruption_of_our_own_workers_is_silent(caplog, monkeypatch):
+    def interrupt(key, outcome):
+        raise KeyboardInterrupt
+
+    # Many are out, so that some have not begun: loky's thread raised over those once cancelled.
+    monkeypatch.setattr(Workers, "window", 30)
+    trials = {str(seed): Tiny(seed=seed) for seed in range(30)}
+    with pytest.raises(KeyboardInterrupt), Workers(1) as workers:
+        run_trials(trials, workers, interrupt)
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_threads_do_not_mix_their_seeds(jobs):
     trials = {str(seed): Tiny(seed=seed, pause=0.005) for seed in range(12)}

@@ -30,7 +30,8 @@ def run_trials(
         wanted: asked before a trial starts; one that is not wanted any more is left out.
 
     Raises:
-        Whatever ``on_outcome`` raises, and KeyboardInterrupt; trials that are out are cancelled.
+        Whatever ``on_outcome`` raises, and KeyboardInterrupt; trials that a given executor
+            has not begun are cancelled, those of our own workers end with them.
     """
     _Rounds(trials, workers, on_outcome, wanted).run()
 
@@ -60,8 +61,10 @@ class _Rounds:
                     suspects += self.take_in(wait(self.out).done)
                     self.after_death(suspects)
         finally:
-            for future in self.out:
-                future.cancel()
+            # Our own processes are ended soon, and loky stumbles over a cancelled future then.
+            if self.workers.given is not None:
+                for future in self.out:
+                    future.cancel()
 
     def hand_over(self) -> bool:
         """Fill the window; whether a worker was found dead meanwhile."""
@@ -83,7 +86,7 @@ class _Rounds:
     def take_in(self, ended: set[Future[Outcome]] | tuple[()]) -> list[str]:
         """Report what ended; the keys of those that ended with their worker."""
         suspects: list[str] = []
-        for future in ended:
+        for future in [future for future in self.out if future in ended]:  # as handed over
             key = self.out.pop(future)
             error = future.exception()
             if isinstance(error, BrokenExecutor):
