@@ -25,7 +25,7 @@ ARROWS = {
     "surgery": {"copies", "graph", "layers"},
     "named": set(),
     "data": {"named"},
-    "train": {"data"},
+    "train": {"copies", "data"},
     "charts": set(),
     "report": set(),
     "studies": {"charts", "data", "layers", "named", "report", "surgery", "train"},

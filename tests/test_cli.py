@@ -126,8 +126,8 @@ def test_the_time_left_is_that_of_the_pace_so_far(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["study", "sped"], "no study 'sped': did you mean 'speed'? Possible: speed, lea"),
-        (["study", "--scale", "huge"], "no scale 'huge': Possible: quick, full"),
+        (["study", "sped"], "no study 'sped': did you mean 'speed'? possible: speed, lea"),
+        (["study", "--scale", "huge"], "no scale 'huge'; possible: quick, full"),
         (["study", "--jobs", "0"], "jobs is 0: expected a whole number of processes, 1 or more"),
         (["study", "--jobs", "-2"], "jobs is -2: expected a whole number"),
         (["study", "--jobs", "many"], "jobs is 'many': expected a whole number"),

@@ -10,7 +10,8 @@ from torch import nn
 
 from batchnorm.data import Data, Examples, load, split
 from batchnorm.layers import BatchNorm1d
-from batchnorm.train import OPTIMIZERS, _batches, evaluate, seeded, train
+from batchnorm.train import OPTIMIZERS, _evaluate, _train, evaluate, seeded, train
+from batchnorm.train._repeatable import batches as batches_of
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def one_thread():
 @pytest.mark.parametrize(("n", "size"), [(10, 3), (12, 4), (11, 5), (3, 60), (7, 1), (9, 2)])
 def test_every_epoch_is_a_new_permutation_of_all(n, size):
     per_epoch = sum(1 for _ in range(0, n, size)) - (size > 1 and n > size and n % size == 1)
-    batches = [b.tolist() for b in _batches(n, size, 2 * per_epoch, seed=0)]
+    batches = [b.tolist() for b in batches_of(n, size, 2 * per_epoch, seed=0)]
     epochs = [[*chain(*part)] for part in (batches[:per_epoch], batches[per_epoch:])]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(n))
     if n > 3:
@@ -44,10 +45,10 @@ def test_every_epoch_is_a_new_permutation_of_all(n, size):
 
 
 def test_an_example_left_alone_joins_the_batch_before():
-    sizes = [len(b) for b in _batches(13, 4, 3, seed=0)]
+    sizes = [len(b) for b in batches_of(13, 4, 3, seed=0)]
     assert sizes == [4, 4, 5]
-    assert [len(b) for b in _batches(14, 4, 4, seed=0)] == [4, 4, 4, 2]
-    assert {len(b) for b in _batches(5, 1, 5, seed=0)} == {1}, "asked for"
+    assert [len(b) for b in batches_of(14, 4, 4, seed=0)] == [4, 4, 4, 2]
+    assert {len(b) for b in batches_of(5, 1, 5, seed=0)} == {1}, "asked for"
 
 
 def test_batch_norm_trains_where_the_last_batch_would_hold_one(digits):
@@ -172,12 +173,9 @@ def test_evaluate_uses_running_averages_one_example_at_a_time(digits):
 
 
 def test_evaluate_in_chunks_equals_all_at_once(monkeypatch, digits):
-    import importlib
-
-    module = importlib.import_module("batchnorm.train")
     net = model()
     whole = evaluate(net, digits.test)
-    monkeypatch.setattr(module, "CHUNK", 7)
+    monkeypatch.setattr(_evaluate, "CHUNK", 7)
     assert evaluate(net, digits.test) == pytest.approx(whole, rel=1e-5)
 
 
@@ -215,10 +213,13 @@ def test_wrong_numbers_are_named(digits, arguments, says):
     ("net", "says"),
     [
         (nn.Flatten(), "Flatten has no parameters that require a gradient"),
-        (nn.Linear(3, 10), r"Linear cannot take inputs of shape \(2, 1, 8, 8\), two examples of"),
+        (
+            nn.Linear(3, 10),
+            r"Linear cannot take inputs of shape \(60, 1, 8, 8\), 60 examples of data 'digits8x8', in evaluation mode: RuntimeError",
+        ),
         (
             nn.Sequential(nn.Flatten(), nn.Linear(64, 7)),
-            r"gives \(2, 7\) for inputs .* expected logits of shape \(2, 10\), one for each of",
+            r"gives \(60, 7\) for inputs .* expected logits of shape \(60, 10\): one for each of",
         ),
         (nn.LSTM(8, 10), "LSTM"),
     ],
@@ -228,6 +229,51 @@ def test_models_that_do_not_fit(digits, net, says):
     with pytest.raises(ValueError, match=says):
         train(net, digits)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Auxiliary(nn.Module):
+    """A second output in training, as Inception and many a segmentation network have."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = model(batch_norm=True, dropout=0.5), []
+        self.register_forward_hook(lambda *_: self.calls.append(1))
+
+    def forward(self, x):
+        y = self.inner(x)
+        return (y, y) if self.training else y
+
+
+def test_outputs_that_only_training_gives_are_refused_before_anything_has_changed(digits):
+    net, rows = Auxiliary(), []
+    net.eval()
+    before, state = torch.get_rng_state(), {k: v.clone() for k, v in net.state_dict().items()}
+    says = r"Auxiliary gives tuple for .* in training mode; expected logits of .*, one tensor: one"
+    with pytest.raises(ValueError, match=says):
+        train(net, digits, on_row=rows.append)
+    assert rows == net.calls == []
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not net.training
+
+
+def test_the_trial_call_leaves_no_trace_in_the_rows(digits, monkeypatch, one_thread):
+    rows = train(model(batch_norm=True, dropout=0.5), digits, steps=20)
+    monkeypatch.setattr(_train, "check_output", lambda *_: None)
+    assert train(model(batch_norm=True, dropout=0.5), digits, steps=20) == rows
+
+
+def test_lazy_layers_take_their_sizes_from_the_data_and_their_weights_from_the_seed(digits):
+    def rows(seed):
+        net = nn.Sequential(nn.Flatten(), nn.LazyLinear(20), nn.ReLU(), nn.LazyLinear(10))
+        out = train(net, digits, steps=60, seed=seed)
+        assert net[1].weight.shape == (20, 64)
+        return out
+
+    first = rows(0)
+    assert first[-1]["test_accuracy"] > 0.5
+    assert rows(0)[0] == first[0]
+    assert rows(1)[0] != first[0]
 
 
 def test_evaluate_on_nothing():

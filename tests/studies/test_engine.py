@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # as worker processes find the fakes too
 from fake_studies import Tiny
 
-from batchnorm.studies._engine import GIVE_UP, run_trials
+from batchnorm.studies._engine import GIVE_UP, _Rounds, run_trials
 from batchnorm.studies._workers import Outcome, Workers, attempt, reason
 
 
@@ -76,6 +76,20 @@ def test_a_killer_is_named_and_its_neighbours_go_through():
 def test_a_trial_whose_worker_is_killed_twice_from_outside_goes_through():
     outcomes = outcomes_of(named("abc"), Simulated(killers={"b"}, deaths=2))
     assert all(outcome.failure is None for outcome in outcomes.values())
+
+
+@pytest.mark.parametrize("queue", ["waiting", "alone"])
+def test_a_trial_that_could_not_be_handed_over_waits_where_it_did(queue):
+    class Broken(Simulated):
+        def submit(self, trial):
+            raise BrokenExecutor("dead before it was handed anything")
+
+    rounds = _Rounds(named("ab"), Broken(), lambda *_: None, lambda key: True)
+    rounds.waiting.clear()
+    getattr(rounds, queue).extend("ab")
+    assert rounds.hand_over()
+    assert list(getattr(rounds, queue)) == ["a", "b"]
+    assert len(rounds.waiting) + len(rounds.alone) == 2
 
 
 def test_workers_that_never_live_are_given_up():

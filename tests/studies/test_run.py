@@ -330,10 +330,10 @@ def test_an_interrupted_run_says_exactly_how_much_is_kept(tmp_path, pool, monkey
     [
         (
             {"names": "sped"},
-            "no study 'sped': did you mean 'speed'? Possible: speed, learning_rate",
+            "no study 'sped': did you mean 'speed'? possible: speed, learning_rate",
         ),
-        ({"names": ["speed", "depth"]}, "no study 'depth': Possible: speed, learning_rate"),
-        ({"scale": "ful"}, "no scale 'ful': did you mean 'full'? Possible: quick, full"),
+        ({"names": ["speed", "depth"]}, "no study 'depth'; possible: speed, learning_rate"),
+        ({"scale": "ful"}, "no scale 'ful': did you mean 'full'? possible: quick, full"),
         ({"jobs": 0}, "jobs is 0: expected a whole number of processes, 1 or more; leave it out"),
         ({"jobs": -3}, "jobs is -3: expected"),
         ({"jobs": 1.5}, "jobs is 1.5: expected"),

@@ -68,20 +68,22 @@ class _Rounds:
 
     def hand_over(self) -> bool:
         """Fill the window; whether a worker was found dead meanwhile."""
-        while (key := self.next()) is not None:
+        while queue := self.next():
+            key = queue.popleft()
             if not self.wanted(key):
                 continue
             try:
                 self.out[self.workers.submit(self.trials[key])] = key
             except BrokenExecutor:
-                self.waiting.appendleft(key)
+                queue.appendleft(key)
                 return True
         return False
 
-    def next(self) -> str | None:
+    def next(self) -> deque[str] | None:
+        """Where the next trial waits; None while it has to wait."""
         if self.waiting:
-            return self.waiting.popleft() if len(self.out) < self.workers.window else None
-        return self.alone.popleft() if self.alone and not self.out else None
+            return self.waiting if len(self.out) < self.workers.window else None
+        return self.alone if self.alone and not self.out else None
 
     def take_in(self, ended: set[Future[Outcome]] | tuple[()]) -> list[str]:
         """Report what ended; the keys of those that ended with their worker."""

@@ -85,13 +85,13 @@ def one_of(what: str, value: object, possible: tuple[str, ...]) -> None:
 
     >>> one_of("scale", "fulll", SCALES)
     Traceback (most recent call last):
-    ValueError: no scale 'fulll': did you mean 'full'? Possible: quick, full
+    ValueError: no scale 'fulll': did you mean 'full'? possible: quick, full
     """
     if value in possible:
         return
     close = get_close_matches(str(value), possible, n=1)
-    hint = f" did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"no {what} {value!r}:{hint} Possible: {', '.join(possible)}")
+    hint = f": did you mean {close[0]!r}?" if close else ";"
+    raise ValueError(f"no {what} {value!r}{hint} possible: {', '.join(possible)}")
 
 
 def processes(jobs: object) -> int:

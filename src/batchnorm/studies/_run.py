@@ -111,7 +111,7 @@ def study(
 
     >>> study("sped")
     Traceback (most recent call last):
-    ValueError: no study 'sped': did you mean 'speed'? Possible: speed, learning_rate
+    ValueError: no study 'sped': did you mean 'speed'? possible: speed, learning_rate
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
