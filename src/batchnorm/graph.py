@@ -44,6 +44,7 @@ class Reading:
 
     graphs: list[fx.Graph]
     unseen: dict[str, str]  # path of a module whose forward could not be read -> why
+    training: bool
 
     @cached_property
     def _calls(self) -> dict[str, list[fx.Node]]:
@@ -127,7 +128,7 @@ def read(model: nn.Module, *, given: Collection[str] = ()) -> list[Reading]:
     for training in (True, False):
         copied = scratch(model, hooks=False).train(training)
         paths = {module: path for path, module in copied.named_modules()}
-        readings.append(Reading([], {}))
+        readings.append(Reading([], {}, training))
         with undisturbed(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _trace(copied, paths, given, readings[-1])

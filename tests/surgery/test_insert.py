@@ -139,8 +139,13 @@ def test_after_a_reused_or_functional_activation_it_goes_in_front_of_the_consume
     changes = insert(model, "after", torch.randn(4, 6))
     assert changes.changed == [
         ("fc2", "BatchNorm1d(5) in front of it, after relu of fc1"),
-        ("fc3", "BatchNorm1d(4) in front of it, after relu of fc2"),
+        (
+            "fc3",
+            "BatchNorm1d(4) in front of it, after relu of fc2; otherwise left alone, "
+            "no activation follows: its output is the model's output",
+        ),
     ]
+    assert changes.skipped == []
     x = torch.randn(7, 6)
     a = F.batch_norm(F.relu(model.fc1(x)), None, None, training=True)
     a = F.batch_norm(F.relu(model.fc2(a)), None, None, training=True)
@@ -149,13 +154,67 @@ def test_after_a_reused_or_functional_activation_it_goes_in_front_of_the_consume
 
 def test_after_is_refused_where_no_single_module_takes_the_value():
     changes = insert(Digits(), "after")
-    assert [path for path, _ in changes.changed] == ["conv2"]  # in front of it, behind conv1's relu
+    assert changes.changed == [
+        (
+            "conv2",
+            "BatchNorm2d(4) in front of it, after relu of conv1; otherwise left alone, "
+            "relu is not a module of its own, and its value goes to max_pool2d, "
+            "not straight into one module",
+        )
+    ]
     reasons = dict(changes.skipped)
-    assert reasons["conv2"] == (
-        "relu is not a module of its own, and its value goes to max_pool2d, "
-        "not straight into one module"
-    )
+    assert list(reasons) == ["fc1", "fc2"]
     assert "goes to dropout, not straight" in reasons["fc1"]
+
+
+class OpaqueConsumer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.inside = nn.Linear(4, 4), Opaque()
+
+    def forward(self, x):
+        return self.inside(F.relu(self.enter(x)))
+
+
+class Opaque(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_a_consumer_that_cannot_be_followed_is_told_of_once():
+    changes = insert(OpaqueConsumer(), "after")
+    ((path, what),) = changes.changed
+    assert path == "inside"
+    assert "after relu of enter" in what
+    assert "otherwise left alone, torch.fx cannot follow the forward of Opaque" in what
+    assert changes.skipped == []
+
+
+class OneActivationForTwo(nn.Module):
+    """Two layers that share an activation, one in training and one in evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.relu, self.out = nn.ReLU(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(self.relu(self.first(x) if self.training else self.second(x)))
+
+
+def test_two_layers_with_one_activation_are_left_alone():
+    changes = insert(OneActivationForTwo(), "after")
+    assert changes.changed == []
+    assert (
+        dict(changes.skipped)["first"]
+        == dict(changes.skipped)["second"]
+        == (
+            "the place after relu is that of first and second, "
+            "and one batch norm would mix their statistics"
+        )
+    )
+    before = insert(OneActivationForTwo())
+    assert [path for path, _ in before.changed] == ["first", "second"]
 
 
 @pytest.mark.parametrize("placement", ["before", "after"])

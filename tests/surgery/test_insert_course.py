@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from batchnorm import insert
+from batchnorm.graph import replace
+from batchnorm.surgery import _course
 
 
 class Loop(nn.Module):
@@ -52,3 +54,159 @@ def test_a_layer_whose_attribute_is_read_is_left_alone_and_the_others_are_not(ex
     assert changes.model(torch.randn(5, 4)).shape == (5, 2)
     assert changes.model.second[0].bias is None
     assert changes.model.first.bias is not None
+
+
+class Branching(Loop):
+    """Loops as above, where torch.fx cannot follow."""
+
+    def forward(self, x):
+        return super().forward(x if x.sum() < 1e9 else -x)
+
+
+class Lonely(nn.Module):
+    """Torch.fx cannot follow it, and only its run in training asks for a Linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        z = self.hidden(x) if x.sum() < 1e9 else x
+        if self.training and type(self.hidden) is not nn.Linear:
+            return self.out(z)
+        return self.out(F.relu(z))
+
+
+class Scaling(nn.Module):
+    """Goes the same way, with another number."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        scale = 0.5 if isinstance(self.hidden, nn.Linear) else 1.0
+        return self.out(F.relu(self.hidden(x)) * scale)
+
+
+class Crossing(nn.Module):
+    """Calls the same modules, each on the other's value."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        a, b = F.relu(self.left(x)), F.relu(self.right(x))
+        return a - b if isinstance(self.left, nn.Linear) else b - a
+
+
+@pytest.mark.parametrize("model", [Branching(), Lonely(), Scaling(), Crossing()])
+def test_what_a_run_shows_is_compared_too(model):
+    changes = insert(model, example=torch.randn(3, 4))
+    left = {path for path, reason in changes.skipped if "isinstance" in reason}
+    assert left == {"Branching": {"layers.0", "layers.1"}, "Crossing": {"left"}}.get(
+        type(model).__name__, {"hidden"}
+    )
+    x = torch.randn(5, 4)
+    if changes.changed:
+        assert [path for path, _ in changes.changed] == ["right"]
+    else:
+        assert torch.equal(changes.model(x), model(x))
+
+
+class Reaching(nn.Module):
+    """Cannot be followed, and reaches into a part that can."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    def forward(self, x):
+        if x.sum() > 1e9:
+            return x
+        for layer in self.part:
+            x = self.one(layer, x)
+        return x
+
+    def one(self, layer, x):
+        return scaled(layer, x)
+
+
+KINDS = (nn.Linear, nn.Conv2d)
+
+
+def scaled(layer, x):
+    return layer(2 * x) if isinstance(layer, KINDS) else layer(x)
+
+
+class ReachingByName(Reaching):
+    def one(self, layer, x):
+        return layer(2 * x) if type(layer).__name__ == "Linear" else layer(x)
+
+
+class ReachingForAttribute(Reaching):
+    def one(self, layer, x):
+        return layer(2 * x) if hasattr(layer, "in_features") else layer(x)
+
+
+class NotReaching(Reaching):
+    def one(self, layer, x):
+        return layer(x) if isinstance(x, torch.Tensor) else x
+
+
+@pytest.mark.parametrize("kind", [Reaching, ReachingByName, ReachingForAttribute, NotReaching])
+def test_without_an_example_a_caller_that_cannot_be_followed_is_looked_at(kind):
+    model, x = kind(), torch.randn(5, 4)
+    changes = insert(model)
+    if kind is NotReaching:
+        assert [path for path, _ in changes.changed] == ["part.0"]
+        return
+    assert changes.changed == []
+    assert dict(changes.skipped)["part.0"] == (
+        f"the forward of {kind.__name__} may look at the module itself (isinstance, an attribute "
+        "such as in_features), and could not be followed: give an example, if none was given"
+    )
+    assert torch.equal(changes.model(x), model(x))
+    with_example = insert(model, example=x)
+    assert "would go another way" in dict(with_example.skipped)["part.0"]
+
+
+class PartThatLooks(nn.Module):
+    """Cannot be followed; its part can, and asks."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = Loop()
+
+    def forward(self, x):
+        return self.part(x) if x.sum() < 1e9 else x
+
+
+def test_a_part_that_can_be_followed_is_compared_by_itself():
+    reasons = dict(insert(PartThatLooks()).skipped)
+    assert "would go another way" in reasons["part.layers.0"]
+
+
+class Wanting(Lonely):
+    """Cannot be run in training with the example alone."""
+
+    def forward(self, x, target=None):
+        if self.training and target is None:
+            raise ValueError("a target is needed")
+        return super().forward(x)
+
+
+def test_what_a_run_in_training_cannot_show_is_looked_at():
+    changes = insert(Wanting(), example=torch.randn(3, 4))
+    assert "may look at the module itself" in dict(changes.skipped)["hidden"]
+    assert insert(Wanting(), example=(torch.randn(3, 4), torch.ones(1))).changed == []
+
+
+def test_many_places_are_tried_in_few_runs(monkeypatch):
+    model = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(16)], Loop())
+    tries = []
+    monkeypatch.setattr(_course, "replace", lambda *args: tries.append(1) or replace(*args))
+    changes = insert(model)
+    assert len(changes.changed) == 16
+    assert len(tries) <= 14  # not one for each of the 18

@@ -7,7 +7,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Changes:
-    """What a verb did to a model: the new model, and an account of it by path.
+    """What a verb did to a model: the new model, and an account of it that has each path once.
 
     Attributes:
         model: the new model.

@@ -2,51 +2,101 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from torch import fx, nn
 
-from batchnorm.graph import Reading, is_norm, operation, replace
+from batchnorm.graph import Reading, replace
+from batchnorm.surgery._insertion import Insertion
 
-Read = Callable[[nn.Module], list[Reading]]
+See = Callable[[nn.Module], list[Reading]]
 
-LOOKS = (
+ANOTHER_WAY = (
     "its forward looks at the module itself (isinstance, an attribute such as in_features) and "
     "would go another way with a pair in that place"
 )
 
 
-def disturbing(model: nn.Module, new: Mapping[str, nn.Module], read: Read) -> Collection[str]:
-    """The paths in `new` that cannot be replaced without changing what else the model does.
+class _StandIn(nn.Identity):
+    """In the place of a norm, so that every value stays what it was."""
+
+
+def disturbing(
+    model: nn.Module, planned: Mapping[str, Insertion], readings: list[Reading], see: See
+) -> list[str]:
+    """The planned paths with whose pairs the model would not do all that it does.
 
     A forward that asks ``isinstance(layer, nn.Linear)`` skips its activation when it finds a pair.
+
+    Args:
+        model: as it is.
+        planned: what is to stand at each path.
+        readings: what `see` saw of the model as it is.
+        see: traces and runs, which may raise.
     """
-    if not new or any(reading.unseen for reading in read(model)):
-        return ()  # what is not seen cannot be compared
-    course = _course(model, read)
-    if _course(_tried(model, new), read) == course:
-        return ()
-    alone = [p for p, m in new.items() if _course(_tried(model, {p: m}), read) != course]
-    rest = {path: module for path, module in new.items() if path not in alone}
-    return alone if _course(_tried(model, rest), read) == course else new.keys()
+    expected = _course(model, readings, planned, ())
+
+    def same(paths: Collection[str]) -> bool:
+        pairs = {path: planned[path].pair(_StandIn()) for path in paths}
+        tried = replace(model, pairs)
+        try:
+            return _course(tried, see(tried), planned, paths) == expected
+        except Exception:  # a forward may raise anything where a pair has not what it asks for
+            return False
+
+    def among(paths: list[str]) -> list[str]:
+        if not paths or same(paths):
+            return []
+        half = len(paths) // 2
+        return (among(paths[:half]) + among(paths[half:]) if half else []) or paths
+
+    alone = among(list(planned))
+    rest = [path for path in planned if path not in alone]
+    return alone if not alone or same(rest) else list(planned)
 
 
-def _tried(model: nn.Module, new: Mapping[str, nn.Module]) -> nn.Module:
-    return replace(model, {path: nn.Sequential(*pair.children()) for path, pair in new.items()})
-
-
-def _course(model: nn.Module, read: Read) -> list[Counter[str]]:
-    """How often each operation is done, norms left out."""
+def _course(
+    model: nn.Module, readings: list[Reading], planned: Collection[str], paths: Collection[str]
+) -> list[Any]:
+    """All calls in order, by the names that they have without pairs, and what was not seen."""
     modules = dict(model.named_modules())
     return [
-        Counter(filter(None, (_name(n, modules) for graph in one.graphs for n in graph.nodes)))
-        for one in read(model)
+        (
+            {_without(path, paths) for path in reading.unseen},
+            [
+                _calls(graph, modules, paths)
+                for graph in reading.graphs
+                if next(iter(graph.nodes)).meta["root"] not in planned  # the pair by itself
+            ],
+        )
+        for reading in readings
     ]
 
 
-def _name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
-    if node.op != "call_module":
-        return operation(node) if node.op.startswith("call") else ""
-    module = modules.get(str(node.target))
-    return "" if module is None or is_norm(module) else type(module).__name__
+def _calls(
+    graph: fx.Graph, modules: Mapping[str, nn.Module], paths: Collection[str]
+) -> list[tuple[str, str]]:
+    """What is called, and on which values, each counted from the first."""
+    numbers: dict[fx.Node, Any] = {}
+    found: list[tuple[str, str]] = []
+    for node in graph.nodes:
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, _StandIn):
+            numbers[node] = numbers.get(node.all_input_nodes[0])
+            continue
+        numbers[node] = f"%{len(found)}"
+        name = _without(str(node.target), paths) if module else f"{node.op} {node.target}"
+        given = fx.map_arg([*node.args, *node.kwargs.values()], numbers.__getitem__)
+        found.append((name, str(given)))
+    return found
+
+
+def _without(path: str, paths: Collection[str]) -> str:
+    """The path that a module had before pairs were put at some."""
+    names: list[str] = []
+    in_pair = False
+    for name in path.split("."):
+        names += [] if in_pair else [name]
+        in_pair = not in_pair and ".".join(names) in paths
+    return ".".join(names)

@@ -47,7 +47,7 @@ def record(model: nn.Module, call: Call, *, training: bool) -> Reading:
     with undisturbed(model), recorder:
         result = copied(*call[0], **call[1])
     recorder.graph.output(recorder.names(result)).meta["root"] = ""
-    return Reading([recorder.graph], {})
+    return Reading([recorder.graph], {}, training)
 
 
 def _inside_one(model: nn.Module, path: str) -> list[str]:

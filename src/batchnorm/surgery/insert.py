@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from batchnorm.graph import Reading, read, replace
-from batchnorm.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from batchnorm.graph import Reading, inside, read, replace
 from batchnorm.surgery._changes import Changes
-from batchnorm.surgery._course import LOOKS, disturbing
-from batchnorm.surgery._flow import Refusal
-from batchnorm.surgery._places import Place, layers, place
+from batchnorm.surgery._course import ANOTHER_WAY, disturbing
+from batchnorm.surgery._flow import Modules, Refusal
+from batchnorm.surgery._insertion import Insertion, plan
+from batchnorm.surgery._looks import MAY_LOOK, may_look
+from batchnorm.surgery._places import layers, place
 from batchnorm.surgery._recording import Call, call_of, given, record, verify
 
 Placement = Literal["before", "after"]
-_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
 
 
 def insert(model: nn.Module, placement: Placement = "before", example: Any = None) -> Changes:
@@ -30,6 +31,12 @@ def insert(model: nn.Module, placement: Placement = "before", example: Any = Non
     :math:`a = \mathrm{BN}(g(W a_{prev} + b))`. The activation becomes
     ``nn.Sequential(activation, norm)`` where it is a module used once; otherwise the one module
     that takes its value becomes ``nn.Sequential(norm, module)``.
+
+    A layer is left alone where a ``forward`` looks at it (``isinstance(layer, nn.Linear)``) and
+    would go another way with a pair: what the model calls, on which values, is compared with and
+    without pairs, as traced and as run. Where neither is possible (no example, and torch.fx cannot
+    follow), a part that can be followed by itself is changed only if the code around it names
+    neither the class nor an attribute of the layer.
 
     The result is of the model's own class. Its modules are new; its parameters and buffers are the
     model's, so that an optimizer keeps working for them (give it the new ones). The model itself
@@ -62,34 +69,19 @@ def insert(model: nn.Module, placement: Placement = "before", example: Any = Non
     call = None if example is None else call_of(example)
     readings = _readings(model, call)
     modules = dict(model.named_modules())
-    new: dict[str, nn.Module] = {}
-    changed: list[tuple[str, str]] = []
-    skipped: list[tuple[str, str]] = []
-    unbiased: list[str] = []
-    for path, layer in layers(model):
-        found = place(path, layer, readings, modules, placement)
-        norm = found if isinstance(found, Refusal) else _norm(layer, found)
-        if isinstance(norm, Refusal) or isinstance(found, Refusal):
-            skipped.append((path, cast(Refusal, norm).reason))
-            continue
-        new[found.path] = _pair(norm, modules[found.path], found, layer)
-        what = _what(norm, path, found)
-        if placement == "before":
-            kept = _bias_kept(layer, modules)
-            unbiased += [] if kept else [path]
-            what += kept or "; bias dropped"
-        changed.append((found.path, what + _assumed(layer, found)))
-    for path in disturbing(model, new, lambda model: _traces(model, call)):
-        del new[path]
-        changed = [entry for entry in changed if entry[0] != path]
-        unbiased = [one for one in unbiased if one != path]
-        skipped.append((path, LOOKS))
-    result = replace(model, new)
-    for path in unbiased:
-        result.get_submodule(f"{path}.0").register_parameter("bias", None)
-    if call and new:
-        verify(result, call, list(new))
-    return Changes(result, changed, skipped + _unread(readings, call))
+    planned, left = _plan(model, readings, modules, placement)
+    _leave(_unfollowed(planned, readings, modules), planned, left)
+    apart = disturbing(model, planned, readings, lambda model: _see(model, call))
+    _leave(dict.fromkeys(apart, ANOTHER_WAY), planned, left)
+    result = replace(model, {path: one.pair(one.norm) for path, one in planned.items()})
+    for path, one in planned.items():
+        if path == one.path and not one.bias:
+            result.get_submodule(f"{path}.0").register_parameter("bias", None)
+    if call and planned:
+        verify(result, call, list(planned))
+    left |= {} if call else _unread(readings)
+    changed = [(path, _told(path, one, left)) for path, one in planned.items()]
+    return Changes(result, changed, list(left.items()))
 
 
 def _check(model: nn.Module, placement: str) -> None:
@@ -111,27 +103,82 @@ def _check(model: nn.Module, placement: str) -> None:
         )
 
 
-def _traces(model: nn.Module, call: Call | None) -> list[Reading]:
-    return read(model, given=given(model, call) if call else ())
+def _see(model: nn.Module, call: Call | None) -> list[Reading]:
+    """Traces in training and in evaluation mode, then runs on the example.
+
+    The run in training mode is the last, where what was traced leaves something to see; some
+    models cannot do it: they want targets in training, or more than one example.
+    """
+    readings = read(model, given=given(model, call) if call else ())
+    if call is not None:
+        readings.append(record(model, call, training=False))
+        if readings[0].unseen:
+            with suppress(Exception):
+                readings.append(record(model, call, training=True))
+    return readings
 
 
 def _readings(model: nn.Module, call: Call | None) -> list[Reading]:
-    """Traces in training and in evaluation mode, then runs on the example."""
-    readings = _traces(model, call)
-    if call is None:
-        return readings
     try:
-        readings.append(record(model, call, training=False))
+        return _see(model, call)
     except Exception as error:
+        if call is None:
+            raise
         raise ValueError(
             f"example (={_describe(call)}) does not run through {type(model).__name__} as it is, "
             f"before anything is inserted ({type(error).__name__}: {error}); give what the model "
             "is called with: a value, a tuple of them, or a dict by name"
         ) from error
-    if readings[0].unseen:
-        with suppress(Exception):  # some want targets in training, or more than one example
-            readings.append(record(model, call, training=True))
-    return readings
+
+
+def _plan(
+    model: nn.Module, readings: list[Reading], modules: Modules, placement: Placement
+) -> tuple[dict[str, Insertion], dict[str, str]]:
+    """What to insert, by the path where the pair goes; why nothing, by the layer's path."""
+    claims: dict[str, list[Insertion]] = {}
+    left: dict[str, str] = {}
+    for path, layer in layers(model):
+        found = place(path, layer, readings, modules, placement)
+        one = found if isinstance(found, Refusal) else plan(path, layer, found, modules)
+        if isinstance(one, Refusal):
+            left[path] = one.reason
+        else:
+            claims.setdefault(one.place.path, []).append(one)
+    for several in claims.values():
+        if len(several) > 1:
+            names = " and ".join(one.path for one in several)
+            reason = f"the place after {several[0].place.activation} is that of {names}, "
+            reason += "and one batch norm would mix their statistics"
+            left |= {one.path: reason for one in several}
+    return {path: ones[0] for path, ones in claims.items() if len(ones) == 1}, left
+
+
+def _unfollowed(
+    planned: Mapping[str, Insertion], readings: list[Reading], modules: Modules
+) -> dict[str, str]:
+    """Which planned paths are left alone, since who calls them was not followed in some mode."""
+    callers: list[str] = []
+    for training in (True, False):
+        unseen = [reading.unseen for reading in readings if reading.training == training]
+        callers += unseen[0] if all(unseen) else []
+    return {
+        path: MAY_LOOK.format(type(modules[caller]).__name__)
+        for path in planned
+        for caller in callers
+        if inside(path, caller) and may_look(modules[caller], modules[path])
+    }
+
+
+def _leave(paths: Mapping[str, str], planned: dict[str, Insertion], left: dict[str, str]) -> None:
+    for path, reason in paths.items():
+        one = planned.pop(path)
+        left[one.path] = reason if path == one.path else f"at {path}: {reason}"
+
+
+def _told(path: str, one: Insertion, left: dict[str, str]) -> str:
+    """What was done at a path, and why nothing else was; each path is told of once."""
+    reason = left.pop(path, "")
+    return f"{one.what}; otherwise left alone, {reason}" if reason else one.what
 
 
 def _describe(call: Call) -> str:
@@ -146,65 +193,6 @@ def _describe(call: Call) -> str:
     return ", ".join(name + text for name, text in zip(names, shown, strict=True)) or "no argument"
 
 
-def _norm(layer: nn.Module, found: Place) -> nn.Module | Refusal:
-    """The batch norm for the layer's channels, on the layer's device and of its dtype."""
-    if isinstance(layer, nn.Linear):
-        dims = max(1, (found.rank or 3) - 2)
-        axis, channels = (1 if found.rank == 2 else -1), layer.out_features
-        if found.rank is not None and not 2 <= found.rank <= 5:
-            return Refusal(f"its output has {found.rank} axes; batch norm takes 2 to 5")
-    else:
-        conv = cast(nn.Conv2d, layer)
-        dims, axis, channels = len(conv.kernel_size), 1, conv.out_channels
-        if found.rank is not None and found.rank != dims + 2:
-            return Refusal(f"its output has {found.rank} axes: there is no axis of examples")
-    weight = cast(Tensor, layer.weight)
-    return _NORMS[dims - 1](channels, device=weight.device, dtype=weight.dtype, axis=axis)
-
-
-def _pair(norm: nn.Module, module: nn.Module, found: Place, layer: nn.Module) -> nn.Sequential:
-    pair = nn.Sequential(norm, module) if found.first else nn.Sequential(module, norm)
-    norm.train((layer if found.first else module).training)
-    pair.training = module.training
-    return pair
-
-
-def _what(norm: nn.Module, path: str, found: Place) -> str:
-    axis = "" if norm.axis == 1 else f", axis={norm.axis}"
-    text = f"{type(norm).__name__}({norm.num_features}{axis}) "
-    if found.first:
-        return f"{text}in front of it, after {found.activation} of {path}"
-    return text + (f"before {found.activation}" if found.path == path else f"after it, on {path}")
-
-
-def _bias_kept(layer: nn.Module, modules: dict[str, nn.Module]) -> str:
-    """Why the bias stays; empty where batch norm is the only one to see it."""
-    bias = cast(Tensor | None, layer.bias)
-    if bias is None:
-        return "; there was no bias"
-    if layer._forward_hooks or layer._backward_hooks:
-        return "; bias kept, since a hook sees z"
-    if layer._parameters.get("bias") is None:
-        return "; bias kept, since it is parametrized"
-    for path, module in modules.items():
-        if module is not layer and any(value is bias for value in module._parameters.values()):
-            return f"; bias kept, since {path or 'the model'} shares it"
-    return ""
-
-
-def _assumed(layer: nn.Module, found: Place) -> str:
-    text = ""
-    if isinstance(layer, nn.Linear) and found.rank is None:
-        text += "; its output assumed (N, C) or (N, L, C)"
-    if found.root:
-        text += f"; {found.root} assumed to be called once"
-    return text
-
-
-def _unread(readings: list[Reading], call: Call | None) -> list[tuple[str, str]]:
-    """What torch.fx could not follow, where no run has shown it."""
-    if call is not None:
-        return []
-    return list(
-        {path: (path, why) for one in readings for path, why in one.unseen.items()}.values()
-    )
+def _unread(readings: list[Reading]) -> dict[str, str]:
+    """What torch.fx could not follow."""
+    return {path: why for one in readings for path, why in one.unseen.items()}
