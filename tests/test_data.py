@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from batchnorm.data import Data, Examples, _packages, load, split
-from batchnorm.named import call, source
+from batchnorm.named import call, sources
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +169,9 @@ def test_own_function_with_three_pairs_or_data(own):
 
 def test_an_edited_module_is_imported_anew(own):
     name = own(PAIR + "def f(): return x, y")
-    stamp, first = source(name + ":f"), load(name + ":f")
+    stamp, first = sources(name + ":f"), load(name + ":f")
     own(PAIR + "# longer than it was\ndef f(): return x[:25], y[:25]")
-    assert source(name + ":f") != stamp
+    assert sources(name + ":f") != stamp
     assert len(load(name + ":f").train) < len(first.train)
 
 
@@ -211,7 +211,7 @@ def test_a_name_of_the_wrong_form(name):
 def test_no_such_module(own):
     with pytest.raises(ValueError, match=r"importing 'nowhere' .* No module named 'nowhere'"):
         load("nowhere:f")
-    assert source("nowhere:f") == source("digits") == ""
+    assert sources("nowhere:f") == sources("digits") == {}
 
 
 def test_an_unknown_name_lists_what_there_is():

@@ -259,7 +259,7 @@ def test_outputs_that_only_training_gives_are_refused_before_anything_has_change
 
 def test_the_trial_call_leaves_no_trace_in_the_rows(digits, monkeypatch, one_thread):
     rows = train(model(batch_norm=True, dropout=0.5), digits, steps=20)
-    monkeypatch.setattr(_train, "check_output", lambda *_: None)
+    monkeypatch.setattr(_train, "check_output", lambda *_: False)
     assert train(model(batch_norm=True, dropout=0.5), digits, steps=20) == rows
 
 
@@ -274,6 +274,28 @@ def test_lazy_layers_take_their_sizes_from_the_data_and_their_weights_from_the_s
     assert first[-1]["test_accuracy"] > 0.5
     assert rows(0)[0] == first[0]
     assert rows(1)[0] != first[0]
+
+
+def test_a_model_that_overwrites_its_input_does_not_reach_the_data(one_thread):
+    class Centres(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.inner = model()
+
+        def forward(self, x):
+            x -= 0.5
+            return self.inner(x)
+
+    data = load("digits8x8")
+    before = data.fingerprint
+    rows = train(Centres(), data, steps=20)
+    assert train(Centres(), data, steps=20) == rows
+    evaluate(Centres(), data.test)
+    assert (
+        Data("digits8x8", data.train, data.validation, data.test, 10, data.shape).fingerprint
+        == before
+    )
 
 
 def test_evaluate_on_nothing():

@@ -29,7 +29,7 @@ class Tiny(Trial):
     pause: float = 0.0
     flag: str = ""
 
-    def run(self):
+    def run(self, fingerprint=None):
         torch.manual_seed(self.seed)
         time.sleep(self.pause)  # here, where another thread's seed would show
         if self.do == "raise":

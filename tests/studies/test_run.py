@@ -17,9 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # as worker processes find the f
 from fake_studies import Tiny, fake_study, go
 
 from batchnorm.studies import _context, study
-from batchnorm.studies._context import Context, sources
 from batchnorm.studies._folder import Folder
-from batchnorm.studies._trial import Trial
 
 FAKES = str(Path(__file__).with_name("fake_studies.py"))
 
@@ -174,36 +172,6 @@ def test_rows_of_other_code_are_not_taken_over(tmp_path, pool, monkeypatch):
     assert go(studies, tmp_path, executor=NoExecutor()).resumed == 3
 
 
-def test_the_context_is_code_data_and_versions(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("parts.py").write_text("width = 3\n")
-    Path("mine.py").write_text("import parts, math\ndef net(): return None\n")
-    Path("other.py").write_text("x = 1\n")
-    trial = Trial(network="mine:net", data="digits8x8")
-    before = Context().of(trial)
-    assert [path.name for path in sources("mine")] == ["mine.py", "parts.py"]
-    Path("other.py").write_text("x = 2\n")
-    assert Context().of(trial) == before
-    assert Context().of(Trial(data="digits8x8")) != before
-    Path("parts.py").write_text("width = 4\n")
-    assert Context().of(trial) != before
-    Path("parts.py").write_text("width = 3\n")
-    assert Context().of(trial) == before
-    assert Context().of(Trial(network="mine:net", data="breast_cancer")) != before
-    package = tmp_path / "batchnorm"
-    package.mkdir()
-    monkeypatch.setattr(_context, "_kernels", lambda: "0.0")
-    assert Context().of(trial) != before
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    (package / "a.py").write_text("1")
-    monkeypatch.setattr(_context, "__file__", str(package / "studies" / "_context.py"))
-    changed = Context().of(trial)
-    assert changed != before
-    (package / "a.py").write_text("2")
-    assert Context().of(trial) != changed
-
-
 def started(folder, count=40, seconds=0.03):
     # Into a file: workers share a pipe, and its end is not seen before they have ended too.
     with open(folder.with_suffix(".err"), "w") as errors:
@@ -343,8 +311,14 @@ def test_an_interrupted_run_says_exactly_how_much_is_kept(tmp_path, pool, monkey
         ({"model": "mine:nett"}, "model 'mine:nett': 'mine' has no function 'nett'; it has net"),
         ({"model": "mine"}, "model 'mine' is not of the form module:function"),
         ({"model": "mine:number"}, "returned int; expected a torch.nn.Module"),
-        ({"model": "mine:narrow"}, "model 'mine:narrow' gave (2, 3) for 2 examples of data"),
-        ({"model": "mine:deep"}, "model 'mine:deep' does not take data 'digits8x8', mini-batches"),
+        (
+            {"model": "mine:narrow"},
+            "model 'mine:narrow' cannot be trained on data 'digits8x8': Sequential gives (60, 3) for inputs of shape (60, 1, 8, 8) in evaluation mode; expected logits of shape (60, 10): one for each of the 10 classes",
+        ),
+        (
+            {"model": "mine:deep"},
+            "model 'mine:deep' cannot be trained on data 'digits8x8': Sequential cannot take inputs of shape (60, 1, 8, 8), 60 examples of data 'digits8x8', in evaluation mode: RuntimeError: ",
+        ),
         ({"out": "mine.py"}, "the output folder 'mine.py' is a file"),
         ({"out": "."}, "the output folder '.' is not empty and is not the folder of a run"),
     ],

@@ -1,21 +1,79 @@
 """What decides a trial's rows besides its own fields: code, data and versions."""
 
 import hashlib
-import importlib.util
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
-from modulefinder import ModuleFinder
 from pathlib import Path
-from sysconfig import get_path
 
 import numpy
 import torch
 
-from batchnorm.data import Data, load
-from batchnorm.named import _current_folder_importable
-from batchnorm.studies._trial import Trial
+from batchnorm.data import Data
+from batchnorm.named import sources
+from batchnorm.studies._repeats import check_initial_state, initial_state, loaded
+from batchnorm.studies._trial import Trial, canonical
+from batchnorm.train import Row
+
+AGAIN = "give the same command again: trials that are finished stay, others run anew"
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a trial's rows stand for, as the process that plans them sees it.
+
+    Args:
+        base: our own sources and the versions of what they stand on.
+        data: the data set's fingerprint.
+        model: the files of the user's network, by module, with the hash of each; none for ours.
+        initial: hash of that network's weights as one seed leaves them.
+    """
+
+    base: str
+    data: str
+    model: dict[str, str] = field(default_factory=dict[str, str])
+    initial: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.base}, data {self.data}, model {canonical(self.model)} {self.initial}"
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """A trial that is run only where code and data are those that its key stands for."""
+
+    trial: Trial
+    stamp: Stamp
+
+    def run(self) -> list[Row]:
+        """The trial's rows.
+
+        Raises:
+            ValueError: this process has other code, data or versions; or as :meth:`Trial.run`.
+        """
+        self.check_code()
+        if self.stamp.model:
+            check_initial_state(self.trial.network, self.stamp.initial)
+        rows = self.trial.run(self.stamp.data)
+        # Again, since the trial has imported the files meanwhile.
+        self.check_code()
+        return rows
+
+    def check_code(self) -> None:
+        here = base()
+        if here != self.stamp.base:
+            raise ValueError(
+                f"batchnorm or what it stands on has changed since this run was planned, or is "
+                f"another where trials run: planned with {self.stamp.base}, here {here}; start "
+                f"Python anew and {AGAIN}"
+            )
+        now, planned = sources(self.trial.network), self.stamp.model
+        changed = [name for name in {**planned, **now} if now.get(name) != planned.get(name)]
+        if changed:
+            raise ValueError(
+                f"model {self.trial.network!r}: {', '.join(changed)} changed while the run was "
+                f"going on; when you have finished editing, {AGAIN}"
+            )
 
 
 @dataclass
@@ -23,35 +81,63 @@ class Context:
     """Reads code and data once, for the length of one run."""
 
     data: dict[str, Data] = field(default_factory=dict[str, Data])
-    models: dict[str, str] = field(default_factory=dict[str, str])
+    models: dict[str, tuple[dict[str, str], str]] = field(
+        default_factory=dict[str, tuple[dict[str, str], str]]
+    )
 
     @cached_property
     def base(self) -> str:
-        """What all trials share: our own sources and the versions of what they stand on."""
-        package = hash_files(sorted(Path(__file__).parent.parent.rglob("*.py")))
-        return (
-            f"batchnorm {version('batchnorm')} ({package}), torch {torch.__version__}, "
-            f"numpy {numpy.__version__}, numba {_kernels()}"
-        )
+        """As :func:`base`."""
+        return base()
 
     def examples(self, name: str) -> Data:
         """The data set of that name, as :func:`batchnorm.data.load` gives it; loaded once.
 
         Raises:
-            ValueError: as :func:`batchnorm.data.load`.
+            ValueError: as :func:`batchnorm.data.load`; or it is another at each call.
         """
         if name not in self.data:
-            self.data[name] = load(name)
+            self.data[name] = loaded(name)
         return self.data[name]
 
-    def of(self, trial: Trial) -> str:
-        """What else decides this trial's rows; other trials' data and models are not in it."""
-        if ":" in trial.network and trial.network not in self.models:
-            self.models[trial.network] = hash_files(sources(trial.network.partition(":")[0]))
-        return (
-            f"{self.base}, data {self.examples(trial.data).fingerprint}, "
-            f"model {self.models.get(trial.network, '')}"
-        )
+    def of(self, trial: Trial) -> Stamp:
+        """What else decides this trial's rows; other trials' data and models are not in it.
+
+        Raises:
+            ValueError: the user's network or data cannot be made, or is another at each call.
+        """
+        fingerprint = self.examples(trial.data).fingerprint
+        return Stamp(self.base, fingerprint, *self.model(trial.network))
+
+    def model(self, name: str) -> tuple[dict[str, str], str]:
+        """The files of the user's network and the hash of its initial weights; nothing for ours.
+
+        Raises:
+            ValueError: it cannot be made, or is another at each call.
+        """
+        if name == Trial.network:
+            return {}, ""
+        if name not in self.models:
+            self.models[name] = sources(name), initial_state(name)
+        return self.models[name]
+
+
+def base() -> str:
+    """What all trials share: our own sources and the versions of what they stand on."""
+    return (
+        f"batchnorm {version('batchnorm')} ({_package(Path(__file__).parent.parent)}), "
+        f"torch {torch.__version__}, numpy {numpy.__version__}, numba {_kernels()}"
+    )
+
+
+@cache
+def _package(folder: Path) -> str:
+    """Hash of our sources as this process found them: it goes on with what it has imported."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
 
 
 def _kernels() -> str:
@@ -60,40 +146,3 @@ def _kernels() -> str:
         return version("numba")
     except PackageNotFoundError:
         return "none"
-
-
-def hash_files(paths: Iterable[Path]) -> str:
-    """Short hexadecimal hash of what is in the files, by name and in the order given."""
-    digest = hashlib.sha256()
-    for path in paths:
-        content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:16]
-
-
-def sources(module: str) -> list[Path]:
-    """The files of a user's module: all of its package, or it and what it imports from beside it.
-
-    >>> [path.name for path in sources("colorsys")]
-    ['colorsys.py']
-    """
-    with _current_folder_importable():
-        top = importlib.util.find_spec(module.partition(".")[0])
-    if top is not None and top.origin is None:  # a folder without __init__.py
-        folders = top.submodule_search_locations or []
-        return sorted(path for folder in folders for path in Path(folder).rglob("*.py"))
-    if top is None or top.origin is None or not Path(top.origin).is_file():
-        return []
-    origin = Path(top.origin)
-    if origin.name == "__init__.py":
-        return sorted(origin.parent.rglob("*.py"))
-    installed = {Path(get_path(kind)) for kind in ("stdlib", "purelib", "platlib")}
-    return [origin] if origin.parent in installed else [origin, *_beside(origin)]
-
-
-def _beside(origin: Path) -> list[Path]:
-    # Reads what is imported without running it, and finds only what lies in the same folder.
-    finder = ModuleFinder([str(origin.parent)])
-    finder.run_script(str(origin))
-    found = (Path(m.__file__) for m in finder.modules.values() if m.__file__)  # type: ignore[attr-defined]
-    return sorted(path for path in found if path != origin)

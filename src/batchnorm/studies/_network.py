@@ -48,7 +48,7 @@ def build(trial: "Trial", data: Data) -> nn.Module:
 
 def _inserted(name: str, model: nn.Module, data: Data) -> Changes:
     try:
-        return insert(model, example=data.train.x[:2])
+        return insert(model, example=data.train.x[:2].clone())
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"batch norm cannot be put into {name!r}: {error}") from error
 

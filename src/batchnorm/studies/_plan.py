@@ -6,10 +6,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-import torch
-
-from batchnorm.studies._context import Context
-from batchnorm.studies._network import build, own
+from batchnorm.studies._context import Context, Stamp
+from batchnorm.studies._fits import check_fits
 from batchnorm.studies._trial import Setup, Trial
 from batchnorm.studies._verdict import Verdict
 
@@ -39,6 +37,7 @@ class Part:
     Args:
         study: the claim's module.
         trials: the trials that it needs.
+        stamps: what the rows of its trials and timings stand for, by key.
         timings: the trials that are run alone, for their seconds.
         not_applicable: why this set-up has nothing to say about the claim.
         failed: why there are no verdicts.
@@ -49,6 +48,7 @@ class Part:
     study: Study
     trials: dict[str, Trial] = field(default_factory=dict[str, Trial])
     timings: dict[str, Trial] = field(default_factory=dict[str, Trial])
+    stamps: dict[str, Stamp] = field(default_factory=dict[str, Stamp])
     not_applicable: str | None = None
     failed: str | None = None
     verdicts: list[Verdict] = field(default_factory=list[Verdict])
@@ -119,9 +119,10 @@ def planned(studies: Iterable[Study], setup: Setup, context: Context) -> list[Pa
         ValueError: no such scale or data set, or a model that cannot be trained on the data.
     """
     one_of("scale", setup.scale, SCALES)
-    context.examples(setup.data)
+    examples = context.examples(setup.data)
     if setup.model is not None:
-        _fits(setup.model, setup.data, context)
+        context.model(setup.model)
+        check_fits(setup.model, setup.data, examples, batch_norm=False)
     parts: list[Part] = []
     for study in studies:
         trials = study.trials(setup)
@@ -129,7 +130,15 @@ def planned(studies: Iterable[Study], setup: Setup, context: Context) -> list[Pa
             parts.append(Part(study, not_applicable=trials))
             continue
         timings = study.timings(setup) if hasattr(study, "timings") else []
-        parts.append(Part(study, _by_key(trials, context), _by_key(timings, context)))
+        stamps = {trial: context.of(trial) for trial in [*trials, *timings]}
+        part = Part(study)
+        part.trials = {trial.key(str(stamps[trial])): trial for trial in trials}
+        part.timings = {trial.key(str(stamps[trial])): trial for trial in timings}
+        part.stamps = {trial.key(str(stamp)): stamp for trial, stamp in stamps.items()}
+        parts.append(part)
+    # Only now: where batch norm has no place, the studies have said so in their own words.
+    if setup.model is not None and any(part.trials for part in parts):
+        check_fits(setup.model, setup.data, examples, batch_norm=True)
     return parts
 
 
@@ -140,31 +149,3 @@ def rows_of(part: Part, finished: dict[str, list[Any]]) -> list[dict[str, Any]]:
         for key, trial in part.trials.items()
         for row in finished[key]
     ]
-
-
-def _by_key(trials: list[Trial], context: Context) -> dict[str, Trial]:
-    return {trial.key(context.of(trial)): trial for trial in trials}
-
-
-def _fits(model: str, data: str, context: Context) -> None:
-    """Try the user's network once, with and without batch norm, before hundreds of trials do."""
-    examples = context.examples(data)
-    own(model)
-    for batch_norm in (False, True):
-        trial = Trial(network=model, data=data, batch_norm=batch_norm)
-        network = build(trial, examples).eval()
-        x = examples.train.x[:2]
-        try:
-            with torch.no_grad():
-                y = network(x)
-        except Exception as error:
-            raise ValueError(
-                f"model {model!r} does not take data {data!r}, mini-batches of shape "
-                f"(m, {', '.join(map(str, examples.shape))}): {type(error).__name__}: {error}"
-            ) from error
-        shape = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
-        if shape != (2, examples.classes):
-            raise ValueError(
-                f"model {model!r} gave {shape} for 2 examples of data {data!r}; expected logits "
-                f"of shape (2, {examples.classes}), one for each class"
-            )

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict
 from typing import Any
 
+from batchnorm.studies._context import Stamped
 from batchnorm.studies._engine import run_trials
 from batchnorm.studies._folder import TIMING, Folder
 from batchnorm.studies._manifest import machine
@@ -47,8 +48,9 @@ class Sitting:
     def run_trials(self, jobs: int, executor: Executor | None) -> None:
         left = {k: t for k, t in self.trials.items() if k not in self.folder.finished}
         self.tell("trials", self.resumed, len(self.trials))
+        stamped = {key: self.stamped(key, trial) for key, trial in left.items()}
         with Workers(min(jobs, len(left)), executor) as workers:
-            run_trials(left, workers, self.take, wanted=self.wanted)
+            run_trials(stamped, workers, self.take, wanted=self.wanted)
 
     def take(self, key: str, outcome: Outcome) -> None:
         if outcome.failure is None:
@@ -89,7 +91,12 @@ class Sitting:
             for turn in range(TIMES):
                 for place, (key, trial) in enumerate(left.items()):
                     self.tell("timing", turn * len(left) + place, TIMES * len(left))
-                    run_trials({key: trial}, workers, self.take_time)
+                    alone = {key: self.stamped(key, trial)}
+                    run_trials(alone, workers, self.take_time)
+
+    def stamped(self, key: str, trial: Trial) -> Stamped:
+        stamp = next(part.stamps[key] for part in self.parts if key in part.stamps)
+        return Stamped(trial, stamp)
 
     def take_time(self, key: str, outcome: Outcome) -> None:
         if outcome.failure is not None:

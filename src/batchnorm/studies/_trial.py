@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from batchnorm.data import Data, load
-from batchnorm.named import source
 from batchnorm.studies._network import build
 from batchnorm.train import Row, train
 
@@ -74,17 +73,23 @@ class Trial:
             if field.type is float:
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
 
-    def run(self) -> list[Row]:
+    def run(self, fingerprint: str | None = None) -> list[Row]:
         """Build the network from the seed and train it; on one thread, so rows repeat to the bit.
 
+        Args:
+            fingerprint: train on the data that has it, kept from one trial to the next, and on no
+                other; None takes the data as it comes, loaded anew.
+
         Raises:
-            ValueError: what :func:`batchnorm.data.load`, the network or
+            ValueError: other data, or what :func:`batchnorm.data.load`, the network or
                 :func:`batchnorm.train.train` will not take.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            data = _data(self.data, self.normalize_inputs, source(self.data))
+            # Kept only under a fingerprint: without one, a data set may have become another.
+            data_of = _examples if fingerprint is None else _kept
+            data = data_of(self.data, self.normalize_inputs, fingerprint)
             return train(
                 build(self, data),
                 data,
@@ -108,8 +113,16 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-@lru_cache(maxsize=4)
-def _data(name: str, normalize_inputs: bool, source: str) -> Data:
-    # source is part of the cache's key: a user's function that was edited is called again.
+def _examples(name: str, normalize_inputs: bool, fingerprint: str | None) -> Data:
     data = load(name)
+    if fingerprint is not None and data.fingerprint != fingerprint:
+        raise ValueError(
+            f"data {name!r} came out other (fingerprint {data.fingerprint}) in the process that "
+            f"trains than in the one that planned the run ({fingerprint}): it has changed "
+            "meanwhile, or its function draws or lists something that differs from process to "
+            "process; seed and sort that, and give the same command again"
+        )
     return data.normalized() if normalize_inputs else data
+
+
+_kept = lru_cache(maxsize=4)(_examples)

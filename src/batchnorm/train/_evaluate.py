@@ -32,15 +32,17 @@ def evaluate(model: nn.Module, examples: Examples) -> tuple[float, float]:
     """
     if len(examples) == 0:
         raise ValueError("examples is empty: expected at least one example to evaluate on")
-    return judge(model, *moved(examples, next(model.parameters(), examples.x)))
+    x, y = moved(examples, next(model.parameters(), examples.x))
+    return judge(model, x, y, overwrites=True)
 
 
-def judge(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+def judge(model: nn.Module, x: Tensor, y: Tensor, *, overwrites: bool) -> tuple[float, float]:
+    """As :func:`evaluate`; a model that overwrites its input gets a copy of it."""
     loss, right = 0.0, 0
     with torch.no_grad(), modes_given_back(model):
         model.eval()
         for inputs, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
-            logits = model(inputs)
+            logits = model(inputs.clone() if overwrites else inputs)
             loss += cross_entropy(logits, labels, reduction="sum").item()
             right += int((logits.argmax(1) == labels).sum())
     return loss / len(y), right / len(y)

@@ -9,22 +9,29 @@ from batchnorm.data import Data
 from batchnorm.train._evaluate import modes_given_back
 
 
-def check_output(model: nn.Module, x: Tensor, data: Data) -> None:
+def check_output(model: nn.Module, x: Tensor, data: Data) -> bool:
     """Try the model in evaluation and in training mode; what it is and draws stays as it was.
 
     Lazy parameters are the exception: the inputs decide their shapes, for good.
+
+    Returns:
+        Whether the model writes into its input, as ``nn.ReLU(inplace=True)`` in front would.
 
     Raises:
         ValueError: it cannot take ``x``, or its output is not ``(m, classes)``.
     """
     if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
         with torch.no_grad(), modes_given_back(model):
-            _logits(model.eval(), x, data, "evaluation")
+            _logits(model.eval(), x.clone(), data, "evaluation")
+    overwrites = False
     for mode in ("evaluation", "training"):
         # Without hooks: they may count or record the calls of the real run.
         copy = scratch(model, hooks=False)
         with undisturbed(model):
-            _logits(copy.eval() if mode == "evaluation" else copy, x, data, mode)
+            given = x.clone()
+            _logits(copy.eval() if mode == "evaluation" else copy, given, data, mode)
+            overwrites |= not torch.equal(given, x)
+    return overwrites
 
 
 def _logits(model: nn.Module, x: Tensor, data: Data, mode: str) -> None:

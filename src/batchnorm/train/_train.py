@@ -81,7 +81,7 @@ def train(
         if losses:
             row |= {"loss": _finite(sum(losses) / len(losses)), "peak_loss": _finite(max(losses))}
         for name, inputs, labels in judged:
-            loss, accuracy = judge(model, inputs, labels)
+            loss, accuracy = judge(model, inputs, labels, overwrites=overwrites)
             row[f"{name}_loss"] = _finite(loss)
             row[f"{name}_accuracy"] = accuracy if math.isfinite(loss) else None
         rows.append(row)
@@ -91,7 +91,7 @@ def train(
     with seeded(seed, first.device), modes_given_back(model):
         if not model.training:
             model.train()
-        check_output(model, x[:batch_size], data)
+        overwrites = check_output(model, x[:batch_size], data)
         descent = descent_of(trainable(model), optimizer, learning_rate)
         add(0, [])
         losses: list[float] = []

@@ -1,19 +1,17 @@
-"""Your own code by its name, "module:function": how trials in other processes find it."""
+"""Calls a function of yours by its name, in whatever process it is wanted."""
 
-import hashlib
 import importlib
-import importlib.util
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from batchnorm.named._sources import current_folder_importable, sources
 
 
 def call(name: str, what: str) -> Any:
     """What the user's ``module:function`` returns; the current folder is importable meanwhile.
 
-    A module whose file has changed since it was imported is imported anew.
+    A module is imported anew when its file, or one that it imports, has changed since.
 
     Raises:
         ValueError: not of that form, not importable, no such function, or it raised.
@@ -21,14 +19,14 @@ def call(name: str, what: str) -> Any:
     module_name, _, function = name.partition(":")
     if not module_name or not function.isidentifier():
         raise ValueError(f"{what} {name!r} is not of the form module:function")
-    stamp = source(name)
-    with _current_folder_importable():
+    files = sources(name)
+    with current_folder_importable():
         try:
-            module = sys.modules.get(module_name)
-            if module is not None and _imported.get(module_name, stamp) != stamp:
-                importlib.reload(module)
+            before = _imported.get(module_name, files)
+            for stale in {*before, *files} if before != files else ():
+                sys.modules.pop(stale, None)
             module = importlib.import_module(module_name)
-            _imported[module_name] = stamp
+            _imported[module_name] = files
         except Exception as error:
             raise ValueError(
                 f"{what} {name!r}: importing {module_name!r} from {Path.cwd()} or sys.path raised "
@@ -48,29 +46,4 @@ def call(name: str, what: str) -> Any:
             ) from error
 
 
-def source(name: str) -> str:
-    """Hash of the file that ``module:function`` lives in; empty for any other name or no file."""
-    if ":" not in name:
-        return ""
-    with _current_folder_importable():
-        try:
-            spec = importlib.util.find_spec(name.partition(":")[0])
-        except (ImportError, ValueError):
-            return ""
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return ""
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
-
-
-_imported: dict[str, str] = {}
-
-
-@contextmanager
-def _current_folder_importable() -> Generator[None]:
-    before = list(sys.path)
-    sys.path.insert(0, str(Path.cwd()))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path[:] = before
+_imported: dict[str, dict[str, str]] = {}

@@ -1,0 +1,37 @@
+"""Whether the user's network can be trained on the data: tried before hundreds of trials are."""
+
+from dataclasses import replace
+
+from batchnorm.data import Data, Examples
+from batchnorm.studies._network import build
+from batchnorm.studies._trial import Trial
+from batchnorm.train import train
+
+
+def check_fits(model: str, name: str, data: Data, *, batch_norm: bool) -> None:
+    """Train the network for one step, so that all that a trial does with it has been done once.
+
+    Args:
+        model: the user's "module:function".
+        name: of the data.
+        data: what is behind it.
+        batch_norm: the network with batch norm put in, or without.
+
+    Raises:
+        ValueError: the network cannot be made, does not take the data, or cannot be trained.
+    """
+    trial = Trial(network=model, data=name, batch_norm=batch_norm)
+    network = build(trial, data)
+    few = replace(data, validation=_few(data.validation), test=_few(data.test))
+    arm = " with batch norm put in" if batch_norm else ""
+    try:
+        train(network, few, batch_size=trial.batch_size, steps=1, every=1)
+    except Exception as error:
+        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"model {model!r}{arm} cannot be trained on data {name!r}: {text}"
+        ) from error
+
+
+def _few(examples: Examples) -> Examples:
+    return Examples(examples.x[:2], examples.y[:2])
