@@ -106,6 +106,16 @@ class Activation:
             case _:
                 return torch.tanh(z)
 
+    def inverse(self, y: Tensor) -> Tensor:
+        """The z with ``f(z) = y``, for identity, leaky ReLU and ELU of a parameter above zero."""
+        match self.kind:
+            case "leaky_relu":
+                return torch.where(y > 0, y, y / self.parameter)
+            case "elu":
+                return torch.where(y > 0, y, (y.clamp(max=0) / self.parameter).log1p())
+            case _:
+                return y
+
     def slope(self, z: Tensor) -> Tensor:
         """``f'(z)``; at a kink the value that torch takes."""
         match self.kind:

@@ -54,8 +54,11 @@ class Backend(Protocol):
         """Why this backend will not take this call; None if it will."""
         ...
 
-    def forward(self, call: Call) -> tuple[Tensor, Tensor]:
-        """Normalize with the batch's own statistics; y and the moments."""
+    def forward(self, call: Call, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Normalize with the batch's own statistics; y and the moments.
+
+        y is `out` where that is given, of the strides of ``torch.empty_like(x)``; it may be x.
+        """
         ...
 
     def backward(
@@ -67,12 +70,28 @@ class Backend(Protocol):
         """
         ...
 
+    def backward_from_output(
+        self,
+        dy: Tensor,
+        call: Call,
+        moments: Tensor,
+        fixed: bool,
+        wanted: tuple[bool, bool],
+        out: Tensor | None = None,
+    ) -> Gradients:
+        """As `backward`, where ``call.x`` is the output that was written over the input.
+
+        dx is `out` where that is given, of the strides of ``torch.empty_like(x)``; it may be dy.
+        `batchnorm.kernels._in_place` says when this loses no digits.
+        """
+        ...
+
     def statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The packed moments of x."""
         ...
 
-    def normalize(self, call: Call, moments: Tensor) -> Tensor:
-        """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``."""
+    def normalize(self, call: Call, moments: Tensor, out: Tensor | None = None) -> Tensor:
+        """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``, as `forward`."""
         ...
 
     def backward_reduce(self, dy: Tensor, call: Call, moments: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ _INTEGERS = (
     *("outer", "channels", "inner"),
     *("parts", "span", "columns", "joined"),  # how sums are divided: by shape alone
     *("weight_type", "weight_step", "bias_type", "bias_step"),
-    *("measure", "fixed", "first", "activation", "relu", "streams"),
+    *("measure", "fixed", "first", "activation", "relu", "streams", "recover"),
     *("threads", "thread_number", "cursors"),
     *("phase", "phase_end"),
 )
@@ -87,6 +87,13 @@ def constants(p: Any, c: Any) -> Any:
     invstd = 1 / np.sqrt(load(p.moments, 2 * p.channels + c, WIDE) + p.eps)
     weight = _parameter(p.weight, p.weight_type, c * p.weight_step, 1.0)
     return mean, invstd, weight, _parameter(p.bias, p.bias_type, c * p.bias_step, 0.0)
+
+
+@mapping
+def anchors(p: Any, c: Any) -> Any:
+    """The m and u of ``xhat = (v - m) u``, where v is x, or z if the output is all that is left."""
+    mean, invstd, weight, bias = constants(p, c)
+    return (bias, 1 / weight) if p.recover else (mean, invstd)
 
 
 @mapping

@@ -15,6 +15,7 @@ import torch
 from numba import carray
 
 from batchnorm.kernels import _numba_planar as planar
+from batchnorm.kernels import _numba_recover as recover
 from batchnorm.kernels import _numba_row_blocks as row_blocks
 from batchnorm.kernels import _numba_rows as rows
 from batchnorm.kernels._numba_call import FIELDS, claim
@@ -151,6 +152,36 @@ def _rows_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any
     return rows_backward_general
 
 
+def _planar_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+    def planar_recover(pointer: Any) -> None:
+        p = carray(pointer, 1, FIELDS)[0]
+        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
+        for phase in range(p.phase, p.phase_end):
+            task = claim(p, phase, planar.tasks(p, phase))
+            while task >= 0:
+                planar.backward(
+                    p, phase, task, work, variant[0], recover.planar_reduce, recover.planar_spread
+                )
+                task = claim(p, phase, planar.tasks(p, phase))
+
+    return planar_recover
+
+
+def _rows_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+    def rows_recover(pointer: Any) -> None:
+        p = carray(pointer, 1, FIELDS)[0]
+        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
+        for phase in range(p.phase, p.phase_end):
+            task = claim(p, phase, row_blocks.tasks(p, phase))
+            while task >= 0:
+                rows.backward(
+                    p, phase, task, work, variant[0], recover.rows_reduce, recover.rows_spread
+                )
+                task = claim(p, phase, row_blocks.tasks(p, phase))
+
+    return rows_recover
+
+
 _BUILDERS = {
     ("forward", True, False): _planar_forward,
     ("forward", True, True): _planar_forward_general,
@@ -160,6 +191,8 @@ _BUILDERS = {
     ("backward", True, True): _planar_backward_general,
     ("backward", False, False): _rows_backward,
     ("backward", False, True): _rows_backward_general,
+    ("recover", True, False): _planar_recover,
+    ("recover", False, False): _rows_recover,
 }
 VARIANTS = tuple(_BUILDERS)
 

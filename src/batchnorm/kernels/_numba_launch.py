@@ -38,7 +38,7 @@ def launch(
     measure: bool = False,
     fixed: bool = False,
 ) -> None:
-    """Run the kernel of `direction` ("forward" or "backward").
+    """Run the kernel of `direction`: "forward", "backward", or "recover" where x is the output.
 
     Args:
         direction: which kernel.
@@ -59,7 +59,9 @@ def launch(
     if dy is not None and kind == "identity":
         residual = None  # its gradient does not need it
     bend = mask is None and kind in ("identity", "relu", "leaky_relu")
-    if dy is not None and (out is not None or out_residual is not None):
+    if direction == "recover":
+        bend = True  # its only kernel
+    elif dy is not None and (out is not None or out_residual is not None):
         # the quick kernel writes the gradient of x, and of the residual where there is one
         bend = bend and out is not None and (residual is None) == (out_residual is None)
     planned = _plan(strides, x, residual, dy)
@@ -114,7 +116,8 @@ def launch(
         first,
         activation.code,
         kind == "relu",
-        out is not None and _memory.streams(out),
+        out is not None and out is not x and out is not dy and _memory.streams(out),
+        direction == "recover",
         count,
         _team.thread_number() if count > 1 else 0,
         here + _CURSORS_AT,

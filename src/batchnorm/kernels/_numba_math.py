@@ -25,7 +25,7 @@ ELU, SILU, HARDSWISH = (_KIND[k] for k in ("elu", "silu", "hardswish"))
 GELU, GELU_TANH, SIGMOID = (_KIND[k] for k in ("gelu", "gelu_tanh", "sigmoid"))
 
 _LOG2E = 1 / math.log(2)
-_LN2_HIGH, _LN2_LOW = 0.693145751953125, math.log(2) - 0.693145751953125  # 11 and 53 bits
+LN2_HIGH, LN2_LOW = 0.693145751953125, math.log(2) - 0.693145751953125  # 11 and 53 bits
 _ROOT, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 _HALF_ROOT, _DENSITY = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
 
@@ -81,7 +81,7 @@ def _split(x: Any) -> Any:
     most = either(87.0, 708.0, x)
     x = min(max(x, -most), most)
     k = np.floor(x * like(_LOG2E, x) + like(0.5, x))
-    return power_of_two(k), (x - k * like(_LN2_HIGH, x)) - k * like(_LN2_LOW, x)
+    return power_of_two(k), (x - k * like(LN2_HIGH, x)) - k * like(LN2_LOW, x)
 
 
 @mapping

@@ -19,62 +19,23 @@ from batchnorm.kernels._numba_call import (
     shift_of,
 )
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import TILE, WIDE, at, fence, load, prefetch, put
-
-SHORT = 1024  # elements: below this, hardware sees no stream to fetch ahead of
-AHEAD = 4  # segments: 2 and 8 are slower
-
-
-@mapping
-def _bounds(p: Any, part: Any) -> Any:
-    """The first position of a part, where it lies (outer and inner), and where the part ends."""
-    position = part * p.span
-    o = position // p.inner if p.inner else 0
-    return o, position - o * p.inner, min(p.span, p.outer * p.inner - position)
-
-
-@mapping
-def _offsets(p: Any, o: Any, c: Any, i: Any, tag: Any) -> Any:
-    """Addresses of x, residual, dy, out, the residual's gradient and the weights."""
-    written = (o * p.channels + c) * p.inner + i
-    return (
-        at(p.x, o * p.x_outer + c * p.x_channel + i, tag),
-        at(p.residual, o * p.residual_outer + c * p.residual_channel + i, tag),
-        at(p.dy, o * p.dy_outer + c * p.dy_channel + i, tag),
-        at(p.out, written, tag),
-        at(p.out_residual, written, tag),
-        at(p.weights, o * p.inner + i, WIDE),
-    )
-
-
-@mapping
-def _next(p: Any, o: Any, i: Any, left: Any, n: Any) -> Any:
-    """The segment after one of n."""
-    return (o, i + n, left - n) if i + n < p.inner else (o + 1, 0, left - n)
-
-
-@mapping
-def _ahead(p: Any, o: Any, x: Any, outer_step: Any, tag: Any) -> None:
-    """Fetch a segment that comes later, if they are short: 7 x 7 images take 20 % less time."""
-    if p.inner < SHORT and o + AHEAD < p.outer:
-        start = at(x, AHEAD * outer_step, tag)
-        for byte in range(0, at(start, p.inner, tag) - start, 64):
-            prefetch(start + byte)
+from batchnorm.kernels._numba_memory import TILE, WIDE, fence, load, put
+from batchnorm.kernels._numba_segments import ahead, bounds, following, offsets
 
 
 @mapping
 def measure(p: Any, c: Any, part: Any, shift: Any, tag: Any) -> Any:
     """How many values a part holds, and their sums."""
-    o, i, left = _bounds(p, part)
+    o, i, left = bounds(p, part)
     count = float(max(left, 0))
     s = q = 0.0
     while left > 0:
         n = min(p.inner - i, left)
-        x = _offsets(p, o, c, i, tag)[0]
-        _ahead(p, o, x, p.x_outer, tag)
+        x = offsets(p, o, c, i, tag)[0]
+        ahead(p, o, x, p.x_outer, tag)
         ds, dq = loops.measure(x, n, shift, tag)
         s, q = s + ds, q + dq
-        o, i, left = _next(p, o, i, left, n)
+        o, i, left = following(p, o, i, left, n)
     return count, s, q
 
 
@@ -83,14 +44,14 @@ def measure_weighted(p: Any, c: Any, part: Any, shift: Any, tag: Any) -> Any:
     """As `measure`, under a mask if there is one."""
     if p.weights == 0:
         return measure(p, c, part, shift, tag)
-    o, i, left = _bounds(p, part)
+    o, i, left = bounds(p, part)
     count = s = q = 0.0
     while left > 0:
         n = min(p.inner - i, left)
-        x, _, _, _, _, w = _offsets(p, o, c, i, tag)
+        x, _, _, _, _, w = offsets(p, o, c, i, tag)
         more, ds, dq = loops.measure_weighted(x, w, n, shift, tag)
         count, s, q = count + more, s + ds, q + dq
-        o, i, left = _next(p, o, i, left, n)
+        o, i, left = following(p, o, i, left, n)
     return count, s, q
 
 
@@ -99,12 +60,12 @@ def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a part, with an activation that is a bend."""
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
-    o, i, left = _bounds(p, part)
+    o, i, left = bounds(p, part)
     tile = work[0].ctypes.data
     most = p.inner if p.streams == 0 else TILE
     while left > 0:
         n = min(p.inner - i, left, most)
-        x, r, _, y, _, _ = _offsets(p, o, c, i, tag)
+        x, r, _, y, _, _ = offsets(p, o, c, i, tag)
         target = tile if p.streams else y
         if r:
             loops.normalize_add(x, r, target, n, line, p.relu, p.slope, tag)
@@ -112,7 +73,7 @@ def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
             loops.normalize(x, target, n, line, p.relu, p.slope, tag)
         if p.streams:
             loops.stream(tile, y, n, tag)
-        o, i, left = _next(p, o, i, left, n)
+        o, i, left = following(p, o, i, left, n)
     if p.streams:
         fence()
 
@@ -122,13 +83,13 @@ def write_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a part, with any activation and mask."""
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
-    o, i, left = _bounds(p, part)
+    o, i, left = bounds(p, part)
     while left > 0:
         n = min(p.inner - i, left, TILE)
-        x, r, _, y, _, w = _offsets(p, o, c, i, tag)
+        x, r, _, y, _, w = offsets(p, o, c, i, tag)
         loops.line_up(x, n, line, work[0], tag)
         loops.complete(work[0], n, r, w, y, p.activation, p.slope, tag)
-        o, i, left = _next(p, o, i, left, n)
+        o, i, left = following(p, o, i, left, n)
 
 
 @mapping
@@ -165,16 +126,16 @@ def reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     """A part's sums of g and ``g xhat``, with an activation that is a bend."""
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
-    o, i, left = _bounds(p, part)
+    o, i, left = bounds(p, part)
     s = q = 0.0
     while left > 0:
         n = min(p.inner - i, left)
-        x, r, dy, _, _, _ = _offsets(p, o, c, i, tag)
-        _ahead(p, o, x, p.x_outer, tag)
-        _ahead(p, o, dy, p.dy_outer, tag)
+        x, r, dy, _, _, _ = offsets(p, o, c, i, tag)
+        ahead(p, o, x, p.x_outer, tag)
+        ahead(p, o, dy, p.dy_outer, tag)
         ds, dq = loops.reduce(x, r, dy, n, line, p.slope, tag)
         s, q = s + ds, q + dq
-        o, i, left = _next(p, o, i, left, n)
+        o, i, left = following(p, o, i, left, n)
     return s, q * invstd
 
 
@@ -183,16 +144,16 @@ def reduce_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     """As `reduce`, with any activation and mask."""
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
-    o, i, left = _bounds(p, part)
+    o, i, left = bounds(p, part)
     s = q = 0.0
     while left > 0:
         n = min(p.inner - i, left, TILE)
-        x, r, dy, _, _, w = _offsets(p, o, c, i, tag)
+        x, r, dy, _, _, w = offsets(p, o, c, i, tag)
         loops.line_up(x, n, line, work[0], tag)
         loops.to_gradient(work[0], n, r, dy, w, p.activation, p.slope, tag)
         ds, dq = loops.reduce_gradient(x, work[0], w, n, mean, tag)
         s, q = s + ds, q + dq
-        o, i, left = _next(p, o, i, left, n)
+        o, i, left = following(p, o, i, left, n)
     return s, q * invstd
 
 
@@ -201,12 +162,12 @@ def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """A part's gradient of x, and of the residual if there is one."""
     mean, invstd, weight, bias = constants(p, c)
     line, pull = (mean, invstd * weight, bias), pulls(p, c)
-    o, i, left = _bounds(p, part)
+    o, i, left = bounds(p, part)
     tile = work[0].ctypes.data
     most = p.inner if p.streams == 0 else TILE
     while left > 0:
         n = min(p.inner - i, left, most)
-        x, r, dy, dx, dr, _ = _offsets(p, o, c, i, tag)
+        x, r, dy, dx, dr, _ = offsets(p, o, c, i, tag)
         target = tile if p.streams else dx
         if r:
             loops.spread_add(x, r, dy, target, dr, n, line, pull, p.slope, tag)
@@ -214,7 +175,7 @@ def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
             loops.spread(x, dy, target, n, line, pull, p.slope, tag)
         if p.streams:
             loops.stream(tile, dx, n, tag)
-        o, i, left = _next(p, o, i, left, n)
+        o, i, left = following(p, o, i, left, n)
     if p.streams:
         fence()
 
@@ -224,17 +185,17 @@ def spread_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """As `spread`, with any activation and mask, and only those gradients that are wanted."""
     mean, invstd, weight, bias = constants(p, c)
     line, pull = (mean, invstd * weight, bias), pulls(p, c)
-    o, i, left = _bounds(p, part)
+    o, i, left = bounds(p, part)
     while left > 0:
         n = min(p.inner - i, left, TILE)
-        x, r, dy, dx, dr, w = _offsets(p, o, c, i, tag)
+        x, r, dy, dx, dr, w = offsets(p, o, c, i, tag)
         loops.line_up(x, n, line, work[0], tag)
         loops.to_gradient(work[0], n, r, dy, w, p.activation, p.slope, tag)
         if dx:
             loops.spread_gradient(x, work[0], w, dx, n, line, pull, tag)
         if dr:
             loops.store_gradient(work[0], dr, n, tag)
-        o, i, left = _next(p, o, i, left, n)
+        o, i, left = following(p, o, i, left, n)
 
 
 @mapping

@@ -62,10 +62,19 @@ def measure_weighted(x: Any, w: Any, n: Any, v: Any, t: Any, s: Any, q: Any, tag
 
 
 @mapping
-def normalize(
+def normalize(x: Any, y: Any, n: Any, v: Any, f: Any, relu: Any, slope: Any, tag: Any) -> None:
+    """``y = f((x - mean) scale + bias)``."""
+    zero, slope = fit(0.0, tag), fit(slope, tag)
+    for j in range(n):
+        z = lined_up(centred(x, j, v, f, tag), j, v, f, tag)
+        store(y, j, bend(z, zero, relu, slope), tag)
+
+
+@mapping
+def normalize_two(
     x: Any, xs: Any, y: Any, ys: Any, n: Any, v: Any, f: Any, relu: Any, slope: Any, tag: Any
 ) -> None:
-    """``y = f((x - mean) scale + bias)`` in two rows, which may be the same one."""
+    """Two rows, `xs` and `ys` elements apart, so that all vectors are read once for both."""
     zero, slope = fit(0.0, tag), fit(slope, tag)
     for j in range(n):
         mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
@@ -137,7 +146,18 @@ def pulled(d: Any, j: Any, v: Any, f: Any, tag: Any) -> Any:
 
 
 @mapping
-def spread(
+def spread(x: Any, dy: Any, dx: Any, n: Any, v: Any, f: Any, slope: Any, tag: Any) -> None:
+    """``dx = scale g - (a + b xhat)``."""
+    zero, slope = fit(0.0, tag), fit(slope, tag)
+    for j in range(n):
+        d = centred(x, j, v, f, tag)
+        g = read(dy, j, tag)
+        g = g if lined_up(d, j, v, f, tag) > zero else slope * g
+        store(dx, j, constant(v, j + SCALE * f, tag) * g - pulled(d, j, v, f, tag), tag)
+
+
+@mapping
+def spread_two(
     x: Any,
     xs: Any,
     dy: Any,
@@ -150,7 +170,7 @@ def spread(
     slope: Any,
     tag: Any,
 ) -> None:
-    """``dx = scale g - (a + b xhat)`` in two rows, which may be the same one."""
+    """As `normalize_two`."""
     zero, slope = fit(0.0, tag), fit(slope, tag)
     for j in range(n):
         mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)

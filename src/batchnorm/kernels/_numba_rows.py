@@ -13,7 +13,7 @@ from typing import Any
 from batchnorm.kernels import _numba_loops as loops
 from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_row_loops as rows
-from batchnorm.kernels._numba_call import constants, pulls, put_moments, put_sums, shift_of
+from batchnorm.kernels._numba_call import anchors, constants, pulls, put_moments, put_sums, shift_of
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import TILE, constant_size
 
@@ -78,9 +78,10 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
             n = blocks.length(p, row, start)
             if r:
                 rows.normalize_add(x, r, y, n, v, f, p.relu, p.slope, tag)
+            elif other == row:
+                rows.normalize(x, y, n, v, f, p.relu, p.slope, tag)
             else:
-                k = row - other
-                rows.normalize(x, k * xs, y, k * ys, n, v, f, p.relu, p.slope, tag)
+                rows.normalize_two(x, xs, y, ys, n, v, f, p.relu, p.slope, tag)
             row = other - 1
 
 
@@ -186,9 +187,10 @@ def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
             n = blocks.length(p, row, start)
             if r:
                 rows.spread_add(x, r, dy, dx, dr, n, v, f, p.slope, tag)
+            elif other == row:
+                rows.spread(x, dy, dx, n, v, f, p.slope, tag)
             else:
-                k = row - other
-                rows.spread(x, k * xs, dy, k * dys, dx, k * dxs, n, v, f, p.slope, tag)
+                rows.spread_two(x, xs, dy, dys, dx, dxs, n, v, f, p.slope, tag)
             row = other - 1
 
 
@@ -222,15 +224,16 @@ def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, sp
         spread(p, task, work, tag)
     elif phase == 0 or phase == 2:
         for c in range(task * blocks.SOME, min((task + 1) * blocks.SOME, p.channels)):
-            mean, invstd, weight, bias = constants(p, c)
+            _, invstd, weight, bias = constants(p, c)
+            middle, unit = anchors(p, c)
             if phase == 0:
-                blocks.fill_mean(p, c, mean, tag)
+                blocks.fill_mean(p, c, middle, tag)
                 blocks.fill(p, c, rows.SCALE, invstd * weight, tag)
                 blocks.fill(p, c, rows.BIAS, bias, tag)
                 continue
             if p.measure:
-                put_sums(p, c, blocks.total(p, 1, c), blocks.total(p, 2, c) * invstd)
-            a, b, invstd = pulls(p, c)
-            blocks.fill(p, c, rows.INVSTD, invstd, tag)
+                put_sums(p, c, blocks.total(p, 1, c), blocks.total(p, 2, c) * unit)
+            a, b, _ = pulls(p, c)
+            blocks.fill(p, c, rows.INVSTD, unit, tag)
             blocks.fill(p, c, rows.A, a, tag)
             blocks.fill(p, c, rows.B, b, tag)

@@ -64,6 +64,21 @@ def power_of_two(typing: Any, exponent: Any) -> Any:
 
 
 @intrinsic
+def exponent_of(typing: Any, x: Any) -> Any:
+    """The k, itself in floating point, for which ``x / 2^k`` is nearest to 1; x is normal."""
+    bits, digits = (_I32, 23) if x == types.float32 else (_I64, 52)
+    root = 0x3F3504F3 if x == types.float32 else 0x3FE6A09E667F3BCD  # bits of sqrt(1 / 2)
+    real = _FLOAT if x == types.float32 else _DOUBLE
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        above = builder.sub(builder.bitcast(arguments[0], bits), ir.Constant(bits, root))
+        k = builder.ashr(above, ir.Constant(bits, digits))
+        return builder.sitofp(k if bits is _I32 else builder.trunc(k, _I32), real)
+
+    return x(x), generate
+
+
+@intrinsic
 def either(typing: Any, single: Any, double: Any, x: Any) -> Any:
     """`single` if x is a float32, `double` if it is a float64; in the type of x."""
 

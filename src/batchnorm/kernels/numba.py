@@ -75,9 +75,9 @@ def _launch() -> Callable[..., None]:
     return launch
 
 
-def forward(call: Call) -> tuple[Tensor, Tensor]:
+def forward(call: Call, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Normalize with the batch's own statistics; y and the moments."""
-    y = torch.empty_like(call.x)
+    y = torch.empty_like(call.x) if out is None else out
     moments = torch.empty((3, call.x.shape[1]), dtype=torch.float64)
     _launch()("forward", call, y.stride(), moments, out=y, measure=True)
     return y, moments
@@ -91,9 +91,9 @@ def statistics(x: Tensor, mask: Tensor | None) -> Tensor:
     return moments
 
 
-def normalize(call: Call, moments: Tensor) -> Tensor:
+def normalize(call: Call, moments: Tensor, out: Tensor | None = None) -> Tensor:
     """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``."""
-    y = torch.empty_like(call.x)
+    y = torch.empty_like(call.x) if out is None else out
     _launch()("forward", call, y.stride(), moments.contiguous(), out=y)
     return y
 
@@ -131,6 +131,36 @@ def backward(
     if aside is not None and dresidual is not None:
         dresidual.copy_(aside)
     return Gradients(dx, dweight, dbias, dresidual)
+
+
+def backward_from_output(
+    dy: Tensor,
+    call: Call,
+    moments: Tensor,
+    fixed: bool,
+    wanted: tuple[bool, bool],
+    out: Tensor | None = None,
+) -> Gradients:
+    """As `backward`, where ``call.x`` is the output that was written over the input."""
+    y, weight, bias = call[:3]
+    dx = None
+    if wanted[0]:
+        dx = torch.empty_like(y) if out is None else out
+    dweight = None if weight is None else torch.empty_like(weight)
+    dbias = None if bias is None else torch.empty_like(bias)
+    _launch()(
+        "recover",
+        call,
+        (_dense(y) if dx is None else dx).stride(),
+        moments.contiguous(),
+        out=dx,
+        dy=dy.to(y.dtype),
+        dweight=dweight,
+        dbias=dbias,
+        measure=not (fixed and weight is None and bias is None),
+        fixed=fixed,
+    )
+    return Gradients(dx, dweight, dbias, None)
 
 
 def backward_reduce(dy: Tensor, call: Call, moments: Tensor) -> Tensor:

@@ -19,10 +19,10 @@ def refuses(call: Call) -> str | None:
     return None
 
 
-def forward(call: Call) -> tuple[Tensor, Tensor]:
+def forward(call: Call, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Normalize with the batch's own statistics; y and the moments."""
     moments = statistics(call.x, call.mask)
-    return normalize(call, moments), moments
+    return normalize(call, moments, out), moments
 
 
 def statistics(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -30,13 +30,12 @@ def statistics(x: Tensor, mask: Tensor | None) -> Tensor:
     return Moments.of(x, mask).pack()
 
 
-def normalize(call: Call, moments: Tensor) -> Tensor:
+def normalize(call: Call, moments: Tensor, out: Tensor | None = None) -> Tensor:
     """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``."""
-    xhat, _ = _standardize(call, moments)
-    y = call.activation.value(_before_activation(call, xhat))
+    y = call.activation.value(_before_activation(call, _standardize(call, moments)))
     if call.mask is not None:
         y = torch.where(call.mask > 0, y, 0.0)
-    return _like(y, call.x)
+    return _like(y, call.x) if out is None else out.copy_(y)
 
 
 def backward(
@@ -47,12 +46,37 @@ def backward(
     g is the gradient before the activation, w the mask's weight of a position (1 without a
     mask). Fixed statistics do not depend on x: the sums drop out.
     """
-    g = _before(dy, call, moments)
-    xhat, _ = _standardize(call, moments)
+    return _gradients(dy, call, moments, _standardize(call, moments), fixed, wanted)
+
+
+def backward_from_output(
+    dy: Tensor,
+    call: Call,
+    moments: Tensor,
+    fixed: bool,
+    wanted: tuple[bool, bool],
+    out: Tensor | None = None,
+) -> Gradients:
+    """As `backward`, from ``xhat = (f^-1(y) - bias) / weight`` with y for ``call.x``."""
+    xhat = call.activation.inverse(call.x.to(moments.dtype))
+    if call.bias is not None:
+        xhat = xhat - per_channel(call.bias.to(xhat.dtype), xhat)
+    if call.weight is not None:
+        xhat = xhat / per_channel(call.weight.to(xhat.dtype), xhat)
+    gradients = _gradients(dy, call, moments, xhat, fixed, wanted)
+    if out is None or gradients.x is None:
+        return gradients
+    return gradients._replace(x=out.copy_(gradients.x))
+
+
+def _gradients(
+    dy: Tensor, call: Call, moments: Tensor, xhat: Tensor, fixed: bool, wanted: tuple[bool, bool]
+) -> Gradients:
+    g = _before(dy, call, xhat)
     sums = _sums(g, xhat)
     dx = dresidual = None
     if wanted[0]:
-        dx = _input(g, call, moments, torch.zeros_like(sums) if fixed else sums)
+        dx = _input(g, call, moments, xhat, torch.zeros_like(sums) if fixed else sums)
     if wanted[1] and call.residual is not None:
         dresidual = _like(g, call.residual)
     dbias, dweight = sums.unbind(0)
@@ -66,20 +90,24 @@ def backward(
 
 def backward_reduce(dy: Tensor, call: Call, moments: Tensor) -> Tensor:
     """``sum(g)`` and ``sum(g xhat)``, shape ``(2, C)``."""
-    return _sums(_before(dy, call, moments), _standardize(call, moments)[0])
+    xhat = _standardize(call, moments)
+    return _sums(_before(dy, call, xhat), xhat)
 
 
 def backward_input(dy: Tensor, call: Call, moments: Tensor, sums: Tensor) -> Tensor:
     """The gradient of x from sums that may have been merged with those of other processes."""
-    return _input(_before(dy, call, moments), call, moments, sums)
+    xhat = _standardize(call, moments)
+    return _input(_before(dy, call, xhat), call, moments, xhat, sums)
 
 
-def _standardize(call: Call, moments: Tensor) -> tuple[Tensor, Tensor]:
-    """xhat, zero where the mask is; and invstd, broadcastable."""
-    mean, var = (per_channel(row, call.x) for row in (moments[1], moments[2]))
-    invstd = (var + call.eps).rsqrt()
-    xhat = (call.x.to(mean.dtype) - mean) * invstd
-    return (xhat if call.mask is None else torch.where(call.mask > 0, xhat, 0.0)), invstd
+def _standardize(call: Call, moments: Tensor) -> Tensor:
+    """xhat, zero where the mask is."""
+    xhat = (call.x.to(moments.dtype) - per_channel(moments[1], call.x)) * _invstd(call, moments)
+    return xhat if call.mask is None else torch.where(call.mask > 0, xhat, 0.0)
+
+
+def _invstd(call: Call, moments: Tensor) -> Tensor:
+    return (per_channel(moments[2], call.x) + call.eps).rsqrt()
 
 
 def _before_activation(call: Call, xhat: Tensor) -> Tensor:
@@ -93,11 +121,11 @@ def _before_activation(call: Call, xhat: Tensor) -> Tensor:
     return z
 
 
-def _before(dy: Tensor, call: Call, moments: Tensor) -> Tensor:
+def _before(dy: Tensor, call: Call, xhat: Tensor) -> Tensor:
     """g, the gradient before the activation."""
-    g = dy.to(moments.dtype)
+    g = dy.to(xhat.dtype)
     if call.activation.kind != "identity":
-        slope = call.activation.slope(_before_activation(call, _standardize(call, moments)[0]))
+        slope = call.activation.slope(_before_activation(call, xhat))
         g = torch.where(slope != 0, g * slope, 0.0)  # an infinite gradient stops where ReLU is 0
     return g if call.mask is None else torch.where(call.mask > 0, g, 0.0)
 
@@ -107,8 +135,8 @@ def _sums(g: Tensor, xhat: Tensor) -> Tensor:
     return torch.stack((g.sum(dims), (g * xhat).sum(dims)))
 
 
-def _input(g: Tensor, call: Call, moments: Tensor, sums: Tensor) -> Tensor:
-    xhat, scale = _standardize(call, moments)
+def _input(g: Tensor, call: Call, moments: Tensor, xhat: Tensor, sums: Tensor) -> Tensor:
+    scale = _invstd(call, moments)
     if call.weight is not None:
         scale = scale * per_channel(call.weight.to(scale.dtype), g)
     count = moments[0].clamp(min=1e-300 if moments.dtype == torch.float64 else 1e-30)

@@ -1,0 +1,145 @@
+"""Normalizing in place: the output over the input, and when x-hat can be had back from it.
+
+Backward needs ``xhat = (f^-1(y) - bias) / weight``, and y was rounded. Rounding moves xhat by about
+``eps (|xhat| + |bias / weight|)``, and through ELU by ``eps exp(-z) / |weight|``. The limits below
+keep gradients within 1e-5 of the largest in float32, and in half precision within what rounding
+the output twice would do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from batchnorm.kernels._activation import Activation
+from batchnorm.kernels._call import Backend, Call
+
+KINDS = ("identity", "leaky_relu", "elu")
+
+_SHIFTED = {2: 1.0, 4: 16.0, 8: 16.0}  # |bias / weight| over the spread of xhat
+_SATURATED = 256.0  # exp(-z) / |weight|
+
+
+def recoverable(
+    weight: Tensor | None, bias: Tensor | None, activation: Activation, dtype: torch.dtype
+) -> str | None:
+    """Why the input could not be had back from the output, as far as parameters tell.
+
+    Args:
+        weight: gamma, ``(C,)`` or None for ones.
+        bias: beta, ``(C,)`` or None for zeros.
+        activation: one with an inverse.
+        dtype: of the output.
+
+    Returns:
+        None if it can be had back, else the reason; `forward` knows the statistics and asks again.
+    """
+    steepness = _steepness(activation)
+    if isinstance(steepness, str):
+        return steepness
+    if activation.kind == "elu" and dtype.itemsize == 2:
+        return f"{activation} in {dtype} saturates too soon to be undone; use float32"
+    low, high = (1.0, 1.0) if weight is None else _range(weight)
+    limits = torch.finfo(dtype)
+    least, most = max(limits.tiny, 1e-30) / min(steepness, 1), limits.max / 1024 / max(steepness, 1)
+    if not least <= low <= high <= most:
+        value, words = (high, f"at most {most:.1e}") if high > most else (low, f"{least:.1e}")
+        return (
+            f"a weight of {value:g} cannot be undone in {dtype} under {activation}: its size "
+            f"must be {words if high > most else 'at least ' + words}"
+        )
+    return _shifted(weight, bias, 1.0, dtype)
+
+
+def forward(backend: Backend, call: Call, moments: Tensor | None = None) -> Tensor | str:
+    """Write the output over ``call.x``, if the input can be had back from it.
+
+    Args:
+        backend: which one computes.
+        call: what; `Backend.backward_from_output` takes it again with the output as x.
+        moments: those to normalize with, packed; None for the batch's own.
+
+    Returns:
+        The moments; or the reason why nothing was written.
+    """
+    x, weight, bias, residual, mask, eps, activation = call
+    if residual is not None or mask is not None:
+        what = "residual" if mask is None else "mask"
+        return f"with a {what} the input cannot be had back from the output alone"
+    if x.stride() != torch.empty_like(x, device="meta").stride():
+        return f"x of shape {tuple(x.shape)} and strides {x.stride()} has gaps or overlaps itself"
+    reason = recoverable(weight, bias, activation, x.dtype)
+    if reason is not None:
+        return reason
+    if moments is None:
+        if bias is None and activation.kind != "elu":
+            return backend.forward(call, out=x)[1]
+        moments = backend.statistics(x, None)
+    var = moments[2]
+    spread = float((var / (var + eps)).amax().sqrt()) if var.numel() else 0.0
+    reason = _shifted(weight, bias, spread or math.inf, x.dtype)
+    if reason is None and activation.kind == "elu" and x.numel():
+        reason = _saturated(call, moments)
+    if reason is not None:
+        return reason
+    backend.normalize(call, moments, out=x)
+    return moments
+
+
+def _steepness(activation: Activation) -> float | str:
+    """The slope below zero at its least flat, or why there is no inverse."""
+    if activation.kind not in KINDS:
+        return f"{activation} cannot be undone; in place takes {', '.join(KINDS)}"
+    if activation.kind == "identity":
+        return 1.0
+    if not 0 < activation.parameter < math.inf:
+        return f"{activation} cannot be undone: its parameter must be above zero"
+    return activation.parameter
+
+
+def _range(weight: Tensor) -> tuple[float, float]:
+    """The least and the largest size; NaN if one is NaN."""
+    if weight.numel() == 0:
+        return 1.0, 1.0
+    low, high = weight.detach().abs().aminmax()
+    return float(low), float(high)
+
+
+def _shifted(
+    weight: Tensor | None, bias: Tensor | None, spread: float, dtype: torch.dtype
+) -> str | None:
+    """Whether the bias hides what varies, given the largest spread of xhat in any channel."""
+    if bias is None:
+        return None
+    most = _SHIFTED[dtype.itemsize] * spread
+    size = bias.detach().double().abs()
+    bad = ~(size <= (most if weight is None else most * weight.detach().double().abs()))
+    if not bad.any():
+        return None
+    c = int(bad.to(torch.uint8).argmax())
+    return (
+        f"in channel {c} a bias of {float(bias[c]):g} is more than {most:.2g} times the weight "
+        f"{1.0 if weight is None else float(weight[c]):g}: rounding to {dtype} would lose the "
+        f"input's digits"
+    )
+
+
+def _saturated(call: Call, moments: Tensor) -> str | None:
+    """Whether ELU came so near ``-alpha`` that its argument is lost."""
+    x, weight, bias = call.x, call.weight, call.bias
+    dims = [d for d in range(x.dim()) if d != 1]
+    invstd = (moments[2] + call.eps).rsqrt()
+    gamma = torch.ones_like(invstd) if weight is None else weight.detach().to(invstd.dtype)
+    ends = torch.stack((x.detach().amin(dims), x.detach().amax(dims))).to(invstd.dtype)
+    z = ((ends - moments[1]) * invstd * gamma).amin(0)
+    z = z if bias is None else z + bias.detach()
+    bad = ~((-z).exp() <= _SATURATED * gamma.abs())
+    if not bad.any():
+        return None
+    c = int(bad.to(torch.uint8).argmax())
+    return (
+        f"in channel {c} {call.activation} of {float(z[c]):.3g} is too near its limit to be undone "
+        f"(weight {float(gamma[c]):g})"
+    )
