@@ -33,23 +33,20 @@ def check(
             f"x.unsqueeze(0) adds a batch axis"
         )
     channels = x.shape[1]
-    named = (
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-        ("weight", weight),
-        ("bias", bias),
-    )
-    for name, value in named:
-        if value is not None:
-            if value.shape != (channels,):
-                raise _wrong_shape(name, value, x, axis)
-            if value.dtype not in _DTYPES or value.device != x.device:
-                raise _wrong_kind(name, value, x)
-            if value.requires_grad and name.startswith("running"):
-                raise ValueError(
-                    f"{name} requires a gradient, which batch norm has none for; expected a "
-                    f"buffer: {name}.detach()"
-                )
+    for value in (running_mean, running_var, weight, bias):
+        if value is not None and (
+            value.dim() != 1
+            or value.numel() != channels
+            or value.dtype not in _DTYPES
+            or value.device != x.device
+        ):
+            _check_channel_values(x, running_mean, running_var, weight, bias, axis)
+    for name, running in (("running_mean", running_mean), ("running_var", running_var)):
+        if running is not None and running.requires_grad:
+            raise ValueError(
+                f"{name} requires a gradient, which batch norm has none for; expected a "
+                f"buffer: {name}.detach()"
+            )
     if not eps > 0:
         raise ValueError(f"eps={eps}; batch_norm eps must be positive, such as 1e-5")
     if residual is not None:
@@ -73,6 +70,28 @@ def check(
             f"{_shown(x, axis)}: the variance of one value is zero; use larger batches, drop the "
             f"last partial one (DataLoader(drop_last=True)), or evaluate with running statistics"
         )
+
+
+def _check_channel_values(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    axis: int,
+) -> None:
+    named = (
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+        ("weight", weight),
+        ("bias", bias),
+    )
+    for name, value in named:
+        if value is not None:
+            if value.shape != x.shape[1:2]:
+                raise _wrong_shape(name, value, x, axis)
+            if value.dtype not in _DTYPES or value.device != x.device:
+                raise _wrong_kind(name, value, x)
 
 
 def _wrong_shape(name: str, value: Tensor, x: Tensor, axis: int) -> ValueError:

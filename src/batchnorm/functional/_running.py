@@ -1,16 +1,32 @@
-"""The update of running statistics."""
+"""Running statistics: their update, and their use in evaluation."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import NamedTuple
+
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from batchnorm.moments import Moments
+from batchnorm.kernels import numba
+from batchnorm.moments import Moments, widest
 
-_NUMPY = (torch.float32, torch.float64)
-_LARGEST = {dtype: torch.finfo(dtype).max for dtype in _NUMPY}
+
+class Running(NamedTuple):
+    """Running statistics and how they move."""
+
+    mean: Tensor | None
+    var: Tensor | None
+    batches: Tensor | None
+    momentum: float | None
+
+
+def fixed_moments(mean: Tensor | None, var: Tensor | None) -> Tensor:
+    """Running statistics packed as moments; no number of values stands behind them."""
+    assert mean is not None, "checked by batch_norm"
+    assert var is not None, "checked by batch_norm"
+    wide = widest(mean.device)
+    mean, var = mean.detach().to(wide), var.detach().to(wide)
+    return Moments(torch.zeros_like(mean), mean, var).pack()
 
 
 def update(
@@ -29,8 +45,8 @@ def update(
     """
     if not moments.is_cpu:
         _update_without_branching(mean, var, batches, moments, momentum)
-    elif all(t is None or t.dtype in _NUMPY for t in (mean, var)):
-        _update_in_numpy(mean, var, batches, moments.numpy(), momentum)
+    elif numba.updates(mean, var) and (batches is None or batches.dtype is torch.int64):
+        numba.update_running(mean, var, batches, moments, momentum)
     elif _fits(mean, var, moments):
         _move(mean, var, batches, moments, momentum)
 
@@ -79,30 +95,3 @@ def _move(
     if var is not None:
         moved = var + (batch.unbiased() - var) * share
         var.copy_(torch.where(batch.count > 1, moved, var))
-
-
-def _update_in_numpy(
-    mean: Tensor | None,
-    var: Tensor | None,
-    batches: Tensor | None,
-    moments: NDArray[np.float64],
-    momentum: float | None,
-) -> None:
-    """`_fits` and `_move`, without the price of torch's calls on so few numbers."""
-    count, new_mean, new_var = moments
-    several = count > 1
-    new_var = new_var * (count / np.where(several, count - 1, np.maximum(count, 1)))
-    new = [(t, v) for t, v in ((mean, new_mean), (var, new_var)) if t is not None]
-    if not count.all() or not all(np.abs(v).max(initial=0) <= _LARGEST[t.dtype] for t, v in new):
-        return
-    if batches is not None:
-        batches.add_(1)
-    share = momentum
-    if share is None:
-        assert batches is not None, "checked by batch_norm"
-        share = 1 / batches.item()
-    for buffer, values in new:
-        array = buffer.numpy()
-        step = (values - array) * share
-        array += step if buffer is not var else np.where(several, step, 0)
-        torch.autograd.graph.increment_version(buffer)

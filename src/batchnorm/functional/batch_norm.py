@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from batchnorm.functional import _direct, _ops
 from batchnorm.functional import _formula as _formula  # registers the derivatives
-from batchnorm.functional import _ops
 from batchnorm.functional import _vmap as _vmap  # registers the batching rules
 from batchnorm.functional._check import check, check_momentum, position_mask
+from batchnorm.functional._direct import unseen
+from batchnorm.functional._running import Running, fixed_moments
 from batchnorm.kernels._activation import Activation
-from batchnorm.moments import Moments, widest
+from batchnorm.kernels._call import Call
 
 
 def batch_norm(
@@ -97,6 +99,10 @@ def batch_norm(
         y = _by_torch(x, running_mean, running_var, weight, bias, training, momentum, eps)
         y = f.value(y if residual is None else y + residual)
         y = y if y.dtype == x.dtype else y.to(x.dtype)
+    elif unseen(x, weight, bias, residual, mask, running_mean, running_var, num_batches_tracked):
+        call = Call(x, weight, bias, residual, mask, eps, f)
+        running = Running(running_mean, running_var, num_batches_tracked, momentum)
+        y = _direct.batch_norm(call, backend or "", running, training)
     else:
         if running_mean is not None and torch._C._are_functorch_transforms_active():
             weight = _mapped_like(weight, running_mean)
@@ -108,9 +114,7 @@ def batch_norm(
                     running_mean, running_var, num_batches_tracked, moments, momentum
                 )
         else:
-            assert running_mean is not None, "checked above"
-            assert running_var is not None, "checked above"
-            y = _ops.normalize(x, _fixed(running_mean, running_var), *call)
+            y = _ops.normalize(x, fixed_moments(running_mean, running_var), *call)
     return y if channels_first else y.movedim(1, axis)
 
 
@@ -121,13 +125,6 @@ def _channels_to_front(x: Tensor, axis: int) -> Tensor:
             f"1 to {x.dim() - 1}, or -1 for the last (axis 0 is the batch)"
         )
     return x.movedim(axis, 1)
-
-
-def _fixed(mean: Tensor, var: Tensor) -> Tensor:
-    """Running statistics packed as moments; no number of values stands behind them."""
-    wide = widest(mean.device)
-    mean, var = mean.detach().to(wide), var.detach().to(wide)
-    return Moments(torch.zeros_like(mean), mean, var).pack()
 
 
 def _mapped_like(weight: Tensor | None, running_mean: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class Activation:
     @classmethod
     def from_code(cls, code: int, parameter: float) -> Activation:
         """The inverse of `code`."""
-        return cls(KINDS[code], parameter)
+        return _of_code(code, parameter)
 
     @classmethod
     def parse(cls, given: str | nn.Module | Activation | None) -> Activation:
@@ -68,7 +69,7 @@ class Activation:
             TypeError: a module that has no fused form.
         """
         if given is None:
-            return cls()
+            return _IDENTITY
         if isinstance(given, Activation):
             return given
         if isinstance(given, nn.Module):
@@ -200,3 +201,11 @@ def _from_module(module: nn.Module) -> Activation:
             f"otherwise leave activation=None and apply the module to the result"
         )
     return Activation(kind)
+
+
+_IDENTITY = Activation()
+
+
+@lru_cache
+def _of_code(code: int, parameter: float) -> Activation:
+    return Activation(KINDS[code], parameter)

@@ -54,7 +54,7 @@ def claim(p: Any, phase: Any, tasks: Any) -> Any:
 
 
 @mapping
-def _parameter(address: Any, kind: Any, index: Any, missing: Any) -> Any:
+def parameter(address: Any, kind: Any, index: Any, missing: Any) -> Any:
     if address == 0:
         return missing
     if kind == 0:
@@ -67,7 +67,7 @@ def _parameter(address: Any, kind: Any, index: Any, missing: Any) -> Any:
 
 
 @mapping
-def _put_parameter(address: Any, kind: Any, index: Any, value: Any) -> None:
+def put_parameter(address: Any, kind: Any, index: Any, value: Any) -> None:
     if address == 0:
         return
     if kind == 0:
@@ -85,8 +85,8 @@ def constants(p: Any, c: Any) -> Any:
     """mean, 1 / sqrt(var + eps), weight and bias of channel c."""
     mean = load(p.moments, p.channels + c, WIDE)
     invstd = 1 / np.sqrt(load(p.moments, 2 * p.channels + c, WIDE) + p.eps)
-    weight = _parameter(p.weight, p.weight_type, c * p.weight_step, 1.0)
-    return mean, invstd, weight, _parameter(p.bias, p.bias_type, c * p.bias_step, 0.0)
+    weight = parameter(p.weight, p.weight_type, c * p.weight_step, 1.0)
+    return mean, invstd, weight, parameter(p.bias, p.bias_type, c * p.bias_step, 0.0)
 
 
 @mapping
@@ -115,8 +115,8 @@ def put_sums(p: Any, c: Any, first: Any, second: Any) -> None:
     """``sum(g)`` and ``sum(g xhat)``, which are also the gradients of bias and weight."""
     put(p.sums, c, first, WIDE)
     put(p.sums, p.channels + c, second, WIDE)
-    _put_parameter(p.dbias, p.bias_type, c, first)
-    _put_parameter(p.dweight, p.weight_type, c, second)
+    put_parameter(p.dbias, p.bias_type, c, first)
+    put_parameter(p.dweight, p.weight_type, c, second)
 
 
 @mapping

@@ -198,7 +198,7 @@ VARIANTS = tuple(_BUILDERS)
 
 
 @cache
-def _stamp() -> str:
+def stamp() -> str:
     """A hash of our sources. Numba itself notices a change of this file only."""
     sources = sorted(Path(__file__).parent.glob("_numba_*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
@@ -208,7 +208,12 @@ def _stamp() -> str:
 def kernel(direction: str, planar: bool, general: bool, dtype: torch.dtype) -> Kernel:
     """The kernel for a layout; `general` for masks and activations that are no bend."""
     real = np.float64 if dtype is torch.float64 else np.float32
-    body = _BUILDERS[direction, planar, general]((TAGS[dtype], _stamp()), real)
+    body = _BUILDERS[direction, planar, general]((TAGS[dtype], stamp()), real)
+    return c_function(body)
+
+
+def c_function(body: Callable[[Any], None]) -> Kernel:
+    """Compile a function of one pointer, or load it from Numba's cache."""
     options: Any = {"nopython": True, "error_model": "numpy"}
     try:
         compiled = numba.cfunc("void(voidptr)", cache=True, **options)(body)

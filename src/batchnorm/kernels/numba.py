@@ -7,6 +7,7 @@ Results have the same bits whatever the number of threads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import cache
 
@@ -193,6 +194,35 @@ def backward_input(dy: Tensor, call: Call, moments: Tensor, sums: Tensor) -> Ten
         sums=sums.to(torch.float64).contiguous(),
     )
     return dx
+
+
+def updates(*running: Tensor | None) -> bool:
+    """Whether `update_running` takes these buffers."""
+    for t in running:
+        if t is not None and not (
+            t.dtype in _DTYPES and t.device.type == "cpu" and t.is_contiguous()
+        ):
+            return False
+    return _missing() is None
+
+
+def update_running(
+    mean: Tensor | None,
+    var: Tensor | None,
+    batches: Tensor | None,
+    moments: Tensor,
+    momentum: float | None,
+) -> None:
+    """Move running statistics towards packed moments, as `batchnorm.functional` defines it."""
+    share = math.nan if momentum is None else momentum
+    _update()(mean, var, batches, moments.contiguous(), share)
+
+
+@cache
+def _update() -> Callable[..., None]:
+    from batchnorm.kernels._numba_running import update
+
+    return update
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from batchnorm.functional import batch_norm
 from batchnorm.kernels._activation import Activation
 
+_COUNT = "num_batches_tracked"
+
 
 class Layer(_NormBase):
     """Torch's state (the same arguments, parameters, buffers and state-dict keys), our function."""
@@ -58,14 +60,16 @@ class Layer(_NormBase):
         residual: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        batch = self.training or (self.running_mean is None and self.running_var is None)
+        weight, bias, running_mean, running_var, num_batches_tracked = self._state()
+        batch = self.training or (running_mean is None and running_var is None)
         tracked = not self.training or self.track_running_stats
         return layer_batch_norm(
             input,
-            self.running_mean if tracked else None,
-            self.running_var if tracked else None,
-            self.weight,
-            self.bias,
+            self.ranks,
+            running_mean if tracked else None,
+            running_var if tracked else None,
+            weight,
+            bias,
             batch,
             self.momentum,
             self.eps,
@@ -73,9 +77,15 @@ class Layer(_NormBase):
             residual=residual,
             mask=mask,
             axis=self.axis,
-            num_batches_tracked=self.num_batches_tracked if tracked and batch else None,
-            ranks=self.ranks,
+            num_batches_tracked=num_batches_tracked if tracked and batch else None,
         )
+
+    def _state(self) -> tuple[Tensor | None, ...]:
+        """What `forward` reads; by attribute only where another module keeps it: that is slower."""
+        p, b = self._parameters, self._buffers
+        if "weight" in p and "bias" in p and "running_mean" in b and "running_var" in b:
+            return p["weight"], p["bias"], b["running_mean"], b["running_var"], b.get(_COUNT)
+        return self.weight, self.bias, self.running_mean, self.running_var, getattr(self, _COUNT)
 
     def extra_repr(self) -> str:
         """Torch's line, and what differs from the defaults."""
@@ -83,7 +93,7 @@ class Layer(_NormBase):
 
 
 @torch.fx.wrap
-def layer_batch_norm(x: Tensor, *arguments: Any, ranks: tuple[int, ...], **options: Any) -> Tensor:
+def layer_batch_norm(x: Tensor, ranks: tuple[int, ...], *arguments: Any, **options: Any) -> Tensor:
     """`batch_norm` for inputs of the given ranks; one node in a graph that torch.fx traces."""
     if x.dim() not in ranks:
         wanted = " or ".join(f"{rank}D" for rank in ranks)

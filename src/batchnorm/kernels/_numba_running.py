@@ -1,0 +1,102 @@
+"""The update of running statistics, compiled: on so few numbers each call into torch costs more."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numba import carray
+from torch import Tensor
+
+from batchnorm.kernels._numba_call import PARAMETER_TYPES, parameter, put_parameter
+from batchnorm.kernels._numba_compile import Kernel, c_function, stamp
+from batchnorm.kernels._numba_math import mapping
+from batchnorm.kernels._numba_memory import WIDE, load, take
+
+_INTEGERS = ("moments", "channels", "mean", "mean_type", "var", "var_type", "batches")
+_REALS = ("mean_most", "var_most", "share")
+_FIELDS = np.dtype([(n, np.int64) for n in _INTEGERS] + [(n, np.float64) for n in _REALS])
+_PACK = struct.Struct(f"{len(_INTEGERS)}q{len(_REALS)}d")
+_RECORD = ctypes.c_char * _PACK.size
+_MOST = {dtype: torch.finfo(dtype).max for dtype in PARAMETER_TYPES}
+
+
+def update(
+    mean: Tensor | None, var: Tensor | None, batches: Tensor | None, moments: Tensor, share: float
+) -> None:
+    """Move contiguous buffers towards a batch's moments; see `batchnorm.functional._running`.
+
+    Args:
+        mean: the running mean.
+        var: the running variance.
+        batches: an int64 counter of the batches that were taken in.
+        moments: packed, float64.
+        share: the momentum; NaN for one over the count of batches.
+    """
+    record = _RECORD()
+    _PACK.pack_into(
+        record,
+        0,
+        moments.data_ptr(),
+        moments.shape[1],
+        0 if mean is None else mean.data_ptr(),
+        0 if mean is None else PARAMETER_TYPES[mean.dtype],
+        0 if var is None else var.data_ptr(),
+        0 if var is None else PARAMETER_TYPES[var.dtype],
+        0 if batches is None else batches.data_ptr(),
+        0.0 if mean is None else _MOST[mean.dtype],
+        0.0 if var is None else _MOST[var.dtype],
+        share,
+    )
+    _kernel().function(record)
+    torch.autograd.graph.increment_version([t for t in (mean, var, batches) if t is not None])
+
+
+@mapping
+def _unbiased(p: Any, c: Any) -> Any:
+    n, v = load(p.moments, c, WIDE), load(p.moments, 2 * p.channels + c, WIDE)
+    return v * (n / (n - 1)) if n > 1 else v
+
+
+@mapping
+def _fits(p: Any) -> Any:
+    """Whether every channel saw a value, and the buffers can hold what they are moved towards."""
+    for c in range(p.channels):
+        if not load(p.moments, c, WIDE) > 0:
+            return False
+        if p.mean != 0 and not abs(load(p.moments, p.channels + c, WIDE)) <= p.mean_most:
+            return False
+        if p.var != 0 and not abs(_unbiased(p, c)) <= p.var_most:
+            return False
+    return True
+
+
+@mapping
+def _move(address: Any, kind: Any, c: Any, target: Any, share: Any) -> None:
+    before = parameter(address, kind, c, 0.0)
+    put_parameter(address, kind, c, before + (target - before) * share)
+
+
+def _body(variant: tuple[Any, str]) -> Callable[[Any], None]:
+    def update_running(pointer: Any) -> None:
+        p = carray(pointer, 1, _FIELDS)[0]
+        if not _fits(p):
+            return
+        batches = 0 if p.batches == 0 else take(p.batches) + 1
+        share = p.share if p.share == p.share else 1 / batches
+        for c in range(p.channels):
+            _move(p.mean, p.mean_type, c, load(p.moments, p.channels + c, WIDE), share)
+            if load(p.moments, c, variant[0]) > 1:
+                _move(p.var, p.var_type, c, _unbiased(p, c), share)
+
+    return update_running
+
+
+@cache
+def _kernel() -> Kernel:
+    return c_function(_body((WIDE, stamp())))
