@@ -72,14 +72,23 @@ def fake_study(name, trials, *, measure=None, timings=()):
     )
 
 
-def go(studies, out, *, jobs=2, executor=None, fresh=False, on_progress=None):
-    """As :func:`batchnorm.study`, for studies that are no modules and without drawing a page."""
+def go(
+    studies,
+    out,
+    *,
+    jobs=2,
+    executor=None,
+    fresh=False,
+    on_progress=None,
+    draw=lambda folder: folder,
+):
+    """As :func:`batchnorm.study`, for studies that are no modules and with a page only from ``draw``."""
     import batchnorm.report
 
     context = Context()
     parts = planned(studies, SETUP, context)
     head = about(parts, SETUP, context, out, jobs)
-    real, batchnorm.report.render = batchnorm.report.render, lambda folder: folder
+    real, batchnorm.report.render = batchnorm.report.render, draw
     try:
         return carry_out(parts, head, out, jobs, executor, fresh, on_progress)
     finally:

@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -119,27 +120,31 @@ def test_a_folder_left_by_a_kill_before_its_first_manifest_is_ours(tmp_path):
     check(tmp_path)
 
 
-def test_fresh_removes_what_a_run_wrote_and_nothing_else(tmp_path):
-    path = filled(tmp_path / "run")
-    (path / "charts").mkdir()
-    for name in ("notes.txt", "charts/speed-curves.json", "charts/mine.json", "report.html"):
-        (path / name).write_text("{}")
-    for name in ("verdicts.json", "timing.json"):
-        (path / name).write_text("{}")
-    with opened(path, fresh=True) as folder:
-        assert folder.finished == {}
-    left = {str(name) for name in contents(path)}
-    assert left == {".lock", MANIFEST, "notes.txt", "charts/mine.json"}
-
-
-def test_clearing_for_a_new_sitting_keeps_the_trials_and_their_seconds(tmp_path):
-    path = filled(tmp_path / "run")
+def with_findings(path):
     (path / "charts").mkdir()
     for name in ("charts/speed-curves.json", "report.html", "verdicts.json", "timing.json"):
         (path / name).write_text("{}")
-    with opened(path) as folder:
-        folder.clear(trials=False)
-    assert {str(p) for p in contents(path)} == {".lock", MANIFEST, TRIALS, "timing.json"}
+    return path
+
+
+def test_fresh_forgets_the_trials_and_nothing_else(tmp_path):
+    path = with_findings(filled(tmp_path / "run"))
+    (path / _folder.UNFINISHED).write_text("{}")
+    before = set(contents(path))
+    with opened(path, fresh=True) as folder:
+        assert folder.finished == {}
+    assert before - set(contents(path)) == {Path(TRIALS), Path(_folder.UNFINISHED)}
+
+
+def test_findings_are_removed_and_what_is_not_ours_stays(tmp_path):
+    path = with_findings(filled(tmp_path / "run"))
+    for name in ("notes.txt", "charts/mine.json"):
+        (path / name).write_text("{}")
+    Folder(path).remove_findings()
+    left = {str(name) for name in contents(path)}
+    assert left == {".lock", MANIFEST, TRIALS, "timing.json", "notes.txt", "charts/mine.json"}
+    (path / "charts/mine.json").unlink()
+    Folder(path).remove_findings()
     assert not (path / "charts").exists()
 
 

@@ -257,7 +257,7 @@ def test_interrupted_it_keeps_what_is_finished_and_takes_its_workers_along(tmp_p
     wait_until(lambda: not any(map(alive, workers)), 10)
     assert 6 <= lines_in(folder) < 40
     assert manifest_of(folder)["finished"] is None
-    assert json.loads((folder / "timing.json").read_text())["total_seconds"] > 0
+    assert json.loads((folder / "unfinished.json").read_text())["total_seconds"] > 0
 
 
 MINE = """

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from batchnorm.studies._folder import CHARTS, MANIFEST, VERDICTS, Folder, opened
-from batchnorm.studies._manifest import entry, now
+from batchnorm.studies._findings import publish
+from batchnorm.studies._folder import MANIFEST, Folder, opened
+from batchnorm.studies._manifest import entry
 from batchnorm.studies._plan import Part, rows_of
 from batchnorm.studies._run import Progress, Run
 from batchnorm.studies._sitting import Sitting
@@ -26,8 +26,11 @@ def carry_out(
     """Run what is planned, and write down what comes of it."""
     with opened(path, fresh=fresh) as folder:
         sitting = Sitting(folder, parts, on_progress or (lambda progress: None))
-        folder.clear(trials=False)
-        folder.write(MANIFEST, {**head, "studies": [entry(part) for part in parts]})
+        head = {**head, "started": sitting.started}
+        # That of a finished run stays, with its page, until this one has a page too.
+        if not folder.read(MANIFEST).get("finished"):
+            folder.write(MANIFEST, {**head, "studies": [entry(part) for part in parts]})
+        sitting.save()
         try:
             sitting.run_trials(jobs, executor)
             sitting.run_timings(executor)
@@ -35,11 +38,17 @@ def carry_out(
             sitting.tell_trials()
             raise
         finally:
-            sitting.write_timing()
+            sitting.save()
         sitting.tell("page", 0, 1)
         for part in parts:
             _judge(part, folder, sitting.seconds(part))
-        _write_findings(folder, head, parts)
+        publish(
+            folder,
+            {**head, "finished": sitting.finished, "studies": [entry(part) for part in parts]},
+            sitting.timing,
+            [verdict for part in parts for verdict in part.verdicts],
+            {name: chart for part in parts for name, chart in part.charts.items()},
+        )
     return Run(
         path,
         [verdict for part in parts for verdict in part.verdicts],
@@ -66,17 +75,3 @@ def _judge(part: Part, folder: Folder, seconds: list[dict[str, Any]]) -> None:
     except Exception as error:
         part.verdicts, part.charts = [], {}
         part.failed = f"{reason(error)}, in measuring {len(rows)} rows"
-
-
-def _write_findings(folder: Folder, head: dict[str, Any], parts: list[Part]) -> None:
-    from batchnorm.report import render
-
-    manifest = {**head, "studies": [entry(part) for part in parts]}
-    # Named in the manifest before they are there: whatever stops us, charts are known as ours.
-    folder.write(MANIFEST, manifest)
-    for part in parts:
-        for name, chart in part.charts.items():
-            folder.write(f"{CHARTS}/{name}.json", chart)
-    folder.write(VERDICTS, [asdict(verdict) for part in parts for verdict in part.verdicts])
-    folder.write(MANIFEST, {**manifest, "finished": now()})
-    render(folder.path)

@@ -12,6 +12,7 @@ from batchnorm.train import Row
 
 FORMAT = 1
 MANIFEST, TRIALS, TIMING = "manifest.json", "trials.jsonl", "timing.json"
+UNFINISHED = "unfinished.json"  # how far the run has come that has no page yet
 VERDICTS, CHARTS, REPORT, LOCK = "verdicts.json", "charts", "report.html", ".lock"
 PART = ".part"
 
@@ -23,10 +24,12 @@ class Folder:
     Args:
         path: the folder.
         finished: rows of every trial that was ever finished here, by key.
+        fresh: what an earlier run finished here is forgotten.
     """
 
     path: Path
     finished: dict[str, list[Row]] = field(default_factory=dict[str, list[Row]])
+    fresh: bool = False
 
     def add(self, key: str, trial: Mapping[str, Any], rows: list[Row]) -> None:
         """Append one finished trial; when this returns, it is on the disk.
@@ -66,18 +69,14 @@ class Folder:
         """The JSON object in the file ``name``; empty where there is none that can be read."""
         return read(self.path / name)
 
-    def clear(self, *, trials: bool) -> None:
-        """Remove what a run made of its trials, and with ``trials`` these too; nothing else.
+    def remove_findings(self) -> None:
+        """Remove what an earlier run made of its trials; the trials stay, and all that is not ours.
 
         The manifest stays until a new one takes its place: it names the charts that are ours and
         tells the next run, whatever happens to this one, whose folder this is.
         """
         charts = [c["name"] for s in self.read(MANIFEST).get("studies", []) for c in s["charts"]]
-        names = [f"{CHARTS}/{name}.json" for name in charts] + [VERDICTS, REPORT]
-        if trials:
-            names += [TRIALS, TIMING]
-            self.finished.clear()
-        for name in names:
+        for name in [REPORT, VERDICTS, *(f"{CHARTS}/{name}.json" for name in charts)]:
             (self.path / name).unlink(missing_ok=True)
         with suppress(OSError):  # not there, or not empty: then it also holds someone else's files
             (self.path / CHARTS).rmdir()
@@ -118,7 +117,8 @@ def opened(path: Path, *, fresh: bool = False) -> Generator[Folder]:
 
     Args:
         path: where.
-        fresh: forget the trials that an earlier run finished here.
+        fresh: forget the trials that an earlier run finished here; its page stays until there is a
+            new one.
 
     Raises:
         ValueError: as :func:`check`.
@@ -138,9 +138,9 @@ def opened(path: Path, *, fresh: bool = False) -> Generator[Folder]:
         ) from None
     try:
         check(path)
-        folder = Folder(path)
-        if fresh:
-            folder.clear(trials=True)
+        folder = Folder(path, fresh=fresh)
+        for name in (TRIALS, UNFINISHED) if fresh else ():
+            (path / name).unlink(missing_ok=True)
         folder.finished.update(_finished(path / TRIALS))
         yield folder
     finally:

@@ -8,15 +8,17 @@ from dataclasses import asdict
 from typing import Any
 
 from batchnorm.studies._context import Stamped
+from batchnorm.studies._earlier import earlier
 from batchnorm.studies._engine import run_trials
-from batchnorm.studies._folder import TIMING, Folder
-from batchnorm.studies._manifest import machine
+from batchnorm.studies._folder import UNFINISHED, Folder
+from batchnorm.studies._manifest import machine, now
 from batchnorm.studies._plan import Part
 from batchnorm.studies._run import Progress
 from batchnorm.studies._trial import Trial
 from batchnorm.studies._workers import Outcome, Workers
 from batchnorm.train import Row
 
+SAVE_EVERY = 5.0  # seconds: so much of a killed sitting is missing from the total at most
 TIMES = 4  # a timing is the least of so many: whatever else the machine did only adds to it
 
 
@@ -41,9 +43,14 @@ class Sitting:
             if key in folder.finished:
                 self.resumed += 1
                 self.look_at(trial, folder.finished[key])
-        self.earlier = folder.read(TIMING)
-        self.timings: dict[str, dict[str, Any]] = {}
-        self.start, self.idle = time.monotonic(), self.resumed == len(self.trials)
+        self.earlier = earlier(folder, self.trials.keys() & folder.finished.keys())
+        timed = {key for part in parts for key in part.timings}
+        # Taken on another machine, or fewer times, they are not comparable.
+        same = self.earlier.machine == machine()
+        known = {k: e for k, e in self.earlier.timings.items() if same and e.get("turns") == TIMES}
+        self.timings = {key: known[key] for key in known if key in timed}
+        self.started = self.earlier.started or now()
+        self.start, self.saved, self.worked = time.monotonic(), -math.inf, False
 
     def run_trials(self, jobs: int, executor: Executor | None) -> None:
         left = {k: t for k, t in self.trials.items() if k not in self.folder.finished}
@@ -58,6 +65,9 @@ class Sitting:
             self.look_at(self.trials[key], outcome.rows)
         else:
             self.fail(key, outcome.failure)
+        self.worked = True
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.save()
         self.tell_trials()
 
     def tell_trials(self) -> None:
@@ -83,9 +93,6 @@ class Sitting:
     def run_timings(self, executor: Executor | None) -> None:
         """Alone and one after another, in turns, so that a slow minute of the machine hits all."""
         wanted = {k: t for p in self.parts if not p.failed for k, t in p.timings.items()}
-        if self.earlier.get("machine") == machine():
-            known = {e["key"]: e for e in self.earlier["trials"] if e.get("turns") == TIMES}
-            self.timings.update((key, known[key]) for key in wanted if key in known)
         left = {key: trial for key, trial in wanted.items() if key not in self.timings}
         with Workers(1, executor) as workers:
             for turn in range(TIMES):
@@ -99,6 +106,7 @@ class Sitting:
         return Stamped(trial, stamp)
 
     def take_time(self, key: str, outcome: Outcome) -> None:
+        self.worked = True
         if outcome.failure is not None:
             return self.fail(key, outcome.failure)
         trial = next(part.timings[key] for part in self.parts if key in part.timings)
@@ -117,15 +125,27 @@ class Sitting:
             if key in self.timings
         ]
 
-    def write_timing(self) -> None:
-        before = self.earlier.get("total_seconds", 0.0) if self.resumed else 0.0
-        spent = 0.0 if self.idle and before else time.monotonic() - self.start
-        timing = {
+    @property
+    def timing(self) -> dict[str, Any]:
+        """What is not the same from run to run: the machine, and seconds."""
+        before = self.earlier.seconds
+        spent = time.monotonic() - self.start if self.worked or not before else 0.0
+        return {
             "machine": machine(),
             "trials": list(self.timings.values()),
             "total_seconds": round(before + spent, 3),
         }
-        self.folder.write(TIMING, timing)
+
+    @property
+    def finished(self) -> str:
+        """When the last trial ended: now, or in an earlier sitting where none was left to run."""
+        return now() if self.worked else self.earlier.finished or now()
+
+    def save(self) -> None:
+        """Note how far the run has come, for the sitting that goes on with it."""
+        so_far = {"started": self.started, "keys": list(self.trials), **self.timing}
+        self.folder.write(UNFINISHED, so_far)
+        self.saved = time.monotonic()
 
     def tell(self, stage: str, done: int, total: int) -> None:
         self.on_progress(Progress(stage, done, total, self.resumed, self.best))
