@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
+from batchnorm.kernels._activation import Activation
+from batchnorm.kernels._in_place import KINDS as INVERTIBLE
+
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -156,3 +159,12 @@ def position_mask(mask: Tensor, x: Tensor, axis: int) -> Tensor:
         f"mask has shape {tuple(mask.shape)}; expected {positions}, one value for each position "
         f"of x with shape {_shown(x, axis)}, or ({x.shape[0]},), one for each example"
     )
+
+
+def check_invertible(activation: Activation) -> None:
+    """Check that in place there is an input to be had back from the output."""
+    if activation.kind not in INVERTIBLE:
+        raise ValueError(
+            f"inplace=True with activation {activation}, which cannot be undone; expected one of "
+            f"{', '.join(INVERTIBLE)}, or inplace=False"
+        )

@@ -6,10 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from batchnorm.functional import _direct, _ops
+from batchnorm.functional import _direct, _in_place, _ops
 from batchnorm.functional import _formula as _formula  # registers the derivatives
 from batchnorm.functional import _vmap as _vmap  # registers the batching rules
-from batchnorm.functional._check import check, check_momentum, position_mask
+from batchnorm.functional._check import (
+    check,
+    check_invertible,
+    check_momentum,
+    position_mask,
+)
 from batchnorm.functional._direct import unseen
 from batchnorm.functional._running import Running, fixed_moments
 from batchnorm.kernels._activation import Activation
@@ -32,6 +37,7 @@ def batch_norm(
     axis: int = 1,
     backend: str | None = None,
     num_batches_tracked: Tensor | None = None,
+    inplace: bool = False,
 ) -> Tensor:
     r"""Batch normalization, with the argument order of `torch.nn.functional.batch_norm`.
 
@@ -62,14 +68,19 @@ def batch_norm(
         backend: the name of one kernel that must be used; None for the first that takes the call.
         num_batches_tracked: an integer tensor that counts the batches which were taken into the
             running statistics.
+        inplace: write the output over x and take gradients from the output, for activations that
+            can be undone (identity, leaky_relu, elu). Fresh memory is used all the same where
+            rounding the output would lose the input's digits (a weight near zero, a large bias
+            over weight, a saturated ELU), where autograd holds x for another gradient, and under
+            compilation, transforms and modes; the logger "batchnorm" tells why at level INFO.
 
     Returns:
-        A tensor of x's shape, dtype and memory layout.
+        A tensor of x's shape, dtype and memory layout; x itself where it was overwritten.
 
     Raises:
         ValueError: shapes that do not fit, ``eps <= 0``, one value per channel in training, no
-            running statistics in evaluation, an unknown activation or backend, or a named backend
-            that refuses the call.
+            running statistics in evaluation, an unknown activation or backend, a named backend
+            that refuses the call, or inplace with an activation that cannot be undone.
         TypeError: x is not a floating tensor, or the activation module has no fused form.
 
     Example:
@@ -85,6 +96,7 @@ def batch_norm(
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
     """
     f = Activation.parse(activation)
+    given = x
     channels_first = axis in (1, 1 - x.dim())
     if not channels_first:
         x = _channels_to_front(x, axis)
@@ -93,6 +105,8 @@ def batch_norm(
     if running_mean is not None or running_var is not None:
         check_momentum(momentum, num_batches_tracked, training)
     mask = None if mask is None else position_mask(mask, x, axis)
+    if inplace:
+        check_invertible(f)
     if backend is None and mask is None and _wants_torch(x, running_mean, training, momentum):
         if training and num_batches_tracked is not None:
             num_batches_tracked.add_(1)
@@ -102,6 +116,10 @@ def batch_norm(
     elif unseen(x, weight, bias, residual, mask, running_mean, running_var, num_batches_tracked):
         call = Call(x, weight, bias, residual, mask, eps, f)
         running = Running(running_mean, running_var, num_batches_tracked, momentum)
+        if inplace:
+            over = _in_place.batch_norm(given, call, axis, backend or "", running, training)
+            if over is not None:
+                return over
         y = _direct.batch_norm(call, backend or "", running, training)
     else:
         if running_mean is not None and torch._C._are_functorch_transforms_active():

@@ -53,6 +53,13 @@ def recoverable(
     return _shifted(weight, bias, 1.0, dtype)
 
 
+def gaps(x: Tensor) -> str | None:
+    """Why `x` cannot be an output, which fills its memory and holds each element once."""
+    if x.stride() == torch.empty_like(x, device="meta").stride():
+        return None
+    return f"x of shape {tuple(x.shape)} and strides {x.stride()} has gaps or overlaps itself"
+
+
 def forward(backend: Backend, call: Call, moments: Tensor | None = None) -> Tensor | str:
     """Write the output over ``call.x``, if the input can be had back from it.
 
@@ -68,9 +75,7 @@ def forward(backend: Backend, call: Call, moments: Tensor | None = None) -> Tens
     if residual is not None or mask is not None:
         what = "residual" if mask is None else "mask"
         return f"with a {what} the input cannot be had back from the output alone"
-    if x.stride() != torch.empty_like(x, device="meta").stride():
-        return f"x of shape {tuple(x.shape)} and strides {x.stride()} has gaps or overlaps itself"
-    reason = recoverable(weight, bias, activation, x.dtype)
+    reason = gaps(x) or recoverable(weight, bias, activation, x.dtype)
     if reason is not None:
         return reason
     if moments is None:

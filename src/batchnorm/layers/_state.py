@@ -59,6 +59,7 @@ class Layer(_NormBase):
         activation: Activation | None = None,
         residual: Tensor | None = None,
         mask: Tensor | None = None,
+        inplace: bool = False,
     ) -> Tensor:
         weight, bias, running_mean, running_var, num_batches_tracked = self._state()
         batch = self.training or (running_mean is None and running_var is None)
@@ -78,6 +79,7 @@ class Layer(_NormBase):
             mask=mask,
             axis=self.axis,
             num_batches_tracked=num_batches_tracked if tracked and batch else None,
+            inplace=inplace,
         )
 
     def _state(self) -> tuple[Tensor | None, ...]:

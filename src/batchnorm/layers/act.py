@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from batchnorm.functional._check import check_invertible
 from batchnorm.kernels._activation import Activation
 from batchnorm.layers._state import Layer
 
@@ -24,10 +25,13 @@ class BatchNormAct1d(Layer):
             "gelu_tanh", "sigmoid", "tanh", "identity"), or a `torch.nn` activation module, whose
             slope or alpha is taken over.
         eps: and all that follow as in `BatchNorm1d`.
+        inplace: write the output over the input, which saves the memory of one tensor a layer, for
+            identity, leaky_relu and elu; `batchnorm.functional.batch_norm` says where fresh memory
+            is used all the same. As after any in-place operation, the input's values are gone.
 
     Raises:
-        ValueError: an activation name that is not known; input as for `BatchNorm1d`; a residual of
-            another shape than the input.
+        ValueError: an activation name that is not known, or that cannot be undone in place; input
+            as for `BatchNorm1d`; a residual of another shape than the input.
         TypeError: an activation module that has no fused form.
 
     Example:
@@ -51,6 +55,7 @@ class BatchNormAct1d(Layer):
         *,
         bias: bool = True,
         axis: int = 1,
+        inplace: bool = False,
     ) -> None:
         super().__init__(
             num_features,
@@ -64,16 +69,20 @@ class BatchNormAct1d(Layer):
             axis=axis,
         )
         self.activation = Activation.parse(activation)
+        self.inplace = inplace
+        if inplace:
+            check_invertible(self.activation)
 
     def forward(
         self, input: Tensor, residual: Tensor | None = None, *, mask: Tensor | None = None
     ) -> Tensor:
         """Normalize `input`, add `residual`, apply the activation."""
-        return self._normalize(input, self.activation, residual, mask)
+        return self._normalize(input, self.activation, residual, mask, self.inplace)
 
     def extra_repr(self) -> str:
         """The batch norm's line and the activation."""
-        return f"{super().extra_repr()}, activation={self.activation}"
+        tail = ", inplace=True" if self.inplace else ""
+        return f"{super().extra_repr()}, activation={self.activation}{tail}"
 
 
 class BatchNormAct2d(BatchNormAct1d):
