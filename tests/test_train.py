@@ -121,6 +121,15 @@ def test_global_random_states_are_given_back(digits):
     assert states() == before
 
 
+def test_the_first_row_says_on_how_many_examples_accuracies_are_measured(digits):
+    first, last = train(model(), digits, steps=1, every=1)
+    assert (first["validation_examples"], first["test_examples"]) == (
+        len(digits.validation),
+        len(digits.test),
+    )
+    assert "test_examples" not in last
+
+
 def test_divergence_is_a_result(digits):
     seen = []
     rows = train(model(), digits, learning_rate=1e30, steps=50, every=1, on_row=seen.append)

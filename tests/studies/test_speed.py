@@ -83,12 +83,22 @@ def test_each_verdict_can_come_out(normed, word):
 def test_an_arm_that_never_gets_there_counts_as_never_and_at_best_as_the_budget():
     normed = [(50, 0.9), (50, 0.9), (50, 0.9), (50, 0.8), (50, 0.8)]
     verdict = speed.measure(rows(normed))[0]
-    assert verdict.low == 0
+    assert verdict.low is None
     assert verdict.value == verdict.high == 2
     assert verdict.verdict == "inconclusive"
-    assert "In 2 of 5 seeds the second arm never got there" in verdict.note
-    never = speed.measure(rows((50, 0.8)))[0]
-    assert (never.low, never.value, never.high) == (0, 0.5, 0.5)
+    assert "With batch norm: never there in 2 of 5 seeds" in verdict.note
+
+
+@pytest.mark.parametrize("never", [3, 5])
+def test_an_arm_that_most_often_never_gets_there_has_no_value_but_a_bound(never):
+    normed = [(50, 0.9)] * (5 - never) + [(50, 0.8)] * never
+    verdicts = speed.measure(rows(normed))
+    verdict = verdicts[0]
+    assert (verdict.value, verdict.low) == (None, None)
+    assert verdict.high == (1 if never < 5 else 0.5), "100 steps against 200 that did not do"
+    assert verdict.verdict == ("not supported" if never < 5 else "contradicted")
+    assert "median steps 100 and never" in verdict.note
+    speed.charts(rows(normed))["ratios"].to_dict()
 
 
 def test_a_base_that_learns_nothing_sets_no_pace():
@@ -99,10 +109,73 @@ def test_a_base_that_learns_nothing_sets_no_pace():
 
 
 def test_a_base_still_improving_at_the_end_is_said():
-    assert (
-        "still improving when its 200 steps"
-        in speed.measure(rows((50, 0.9), plain=(400, 0.9)))[0].note
+    improving = by_metric(rows((50, 0.9), plain=(400, 0.9)))
+    said = "Without batch norm: still improving when the 200 steps ended; with more steps the mark"
+    assert all(said in verdict.caution for verdict in improving.values()), "seconds too"
+    assert said not in speed.measure(rows((50, 0.9)))[0].caution
+
+
+def graded(best, rates=(0.1, 1.0, 10.0)):
+    """Both arms learn soonest at their rate in ``best``: without batch norm, with it."""
+    return [
+        row
+        for seed in range(5)
+        for batch_norm, mine in enumerate(best)
+        for rate in rates
+        for row in rows_of(
+            Trial(
+                activation="sigmoid",
+                batch_norm=bool(batch_norm),
+                learning_rate=rate,
+                seed=seed,
+                steps=BUDGET,
+                every=EVERY,
+            ),
+            (50 if batch_norm else 100) * (1 if rate == mine else 2),
+        )
+    ]
+
+
+def test_a_rate_chosen_at_the_end_of_the_grid_is_said():
+    assert {v.caution for v in speed.measure(graded((1.0, 1.0)))} == {""}
+    ends = by_metric(graded((10.0, 0.1)))
+    high = (
+        "Without batch norm: 10 is the best of the learning rates tried and their highest; a "
+        "higher one may be better."
     )
+    low = (
+        "With batch norm: 0.1 is the best of the learning rates tried and their lowest; a lower "
+        "one may be better."
+    )
+    assert ends["steps, sigmoid, best rates"].caution == f"{high} {low}"
+    assert ends["seconds, sigmoid, best rates"].caution == f"{high} {low}"
+    assert ends["steps, sigmoid, same rate"].caution == high, "no rate was chosen for the other"
+
+
+def test_few_examples_to_judge_on_are_said():
+    made = graded((1.0, 1.0))
+    for row in made:
+        row |= {"validation_examples": 4, "test_examples": 4} if row["step"] == 0 else {}
+    assert {v.caution for v in speed.measure(made)} == {
+        "Judged on only 4 validation and 4 test examples, where one is 25 points of accuracy, more "
+        "than the 2 that count as a difference."
+    }
+
+
+def test_a_verdict_says_what_its_interval_is():
+    verdict = speed.measure(rows((50, 0.9)))[0]
+    assert verdict.interval.startswith("the range over 5 paired seeds, which holds the true median")
+
+
+def test_the_networks_are_called_by_their_names():
+    relu = speed.measure(rows((50, 0.9), activation="relu"))
+    assert relu[0].metric == "steps, ReLU, best rates"
+    assert "the best accuracy of the ReLU network without it" in relu[0].claim
+    own = speed.measure(rows((50, 0.9), activation="own"))
+    assert own[0].metric == "steps, your network, best rates"
+    assert "the best accuracy of your network without it" in own[0].claim
+    title = speed.charts(rows((50, 0.9), activation="own"))["curves-own"].to_dict()["title"]
+    assert title["text"].startswith("Test accuracy, your network, each arm")
 
 
 def test_the_ratio_cannot_be_finer_than_the_looks():
@@ -190,7 +263,7 @@ def test_data_of_the_users_choice_brings_no_premise_with_it():
         trials = speed.trials(Setup(data=data))
         assert {t.data for t in trials} == {data}
         made = [row for t in trials if t.seed < 2 for row in rows_of(t, 100)]
-        assert {v.metric.split(", ")[1] for v in speed.measure(made)} == {"sigmoid", "relu"}
+        assert {v.metric.split(", ")[1] for v in speed.measure(made)} == {"sigmoid", "ReLU"}
 
 
 def test_rows_from_real_trials_fit():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from batchnorm.studies._verdict import bootstrap, decide
+from batchnorm.studies._verdict import WHOLE_RANGE, bootstrap, decide, interval
 
 INF = math.inf
 
@@ -22,6 +22,30 @@ def test_the_median_of_five_spans_them_all():
     assert bootstrap([5.0, 1.0, 3.0, 2.0, 4.0]) == (3.0, 1.0, 5.0)
     assert bootstrap([2.0, 1.0]) == (1.5, 1.0, 2.0)
     assert bootstrap([7.0]) == (7.0, 7.0, 7.0)
+
+
+def test_what_an_interval_is_is_said_exactly():
+    assert interval(5) == (
+        "the range over 5 paired seeds, which holds the true median with 93.75 % confidence"
+    )
+    assert "87.5 %" in interval(4)
+    assert interval(1) == "no interval: there is one seed"
+    assert interval(6) == "a bootstrap 95 % interval of the median over 6 paired seeds"
+
+
+@pytest.mark.parametrize("seeds", range(2, 12))
+def test_an_interval_is_called_a_range_where_it_is_one(seeds):
+    values = [float(i * i) for i in range(seeds)]
+    whole = bootstrap(values)[1:] == (values[0], values[-1])
+    assert whole == (seeds <= WHOLE_RANGE) == ("range" in interval(seeds))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_a_range_holds_the_true_median_as_often_as_is_said(seeds):
+    drawn = np.random.default_rng(0).exponential(size=(20_000, seeds))
+    held = np.mean((drawn.min(1) <= math.log(2)) & (math.log(2) <= drawn.max(1)))
+    said = float(interval(seeds).rpartition("with ")[2].partition(" %")[0]) / 100
+    assert held == pytest.approx(said, abs=0.006)
 
 
 def test_intervals_cover_the_true_median_about_as_often_as_they_say():
@@ -43,8 +67,17 @@ def test_more_seeds_narrow_the_interval():
 def test_censored_differences_open_the_interval_on_their_side():
     assert bootstrap([1, 2, 3, -INF, -INF], [1, 2, 3, 0.5, 0.5]) == (1, -INF, 3)
     assert bootstrap([1, 2, 3, 4, 5], [1, 2, 3, INF, INF]) == (3, 1, INF)
-    assert bootstrap([-INF] * 5, [0.1] * 5) == (0.1, -INF, 0.1)
-    assert bootstrap([-INF] * 4, [INF] * 4) == (INF, -INF, INF)
+
+
+def test_a_median_that_is_unbounded_on_a_side_is_no_value():
+    assert bootstrap([-INF] * 5, [0.1] * 5) == (None, -INF, 0.1)
+    assert bootstrap([1, 2, -INF, -INF, -INF], [1, 2, 0.5, 0.5, 0.5]) == (None, -INF, 2)
+    assert bootstrap([2.0] * 4, [INF] * 4) == (None, 2, INF)
+    assert bootstrap([-INF] * 4, [INF] * 4) == (None, -INF, INF)
+
+
+def test_of_brackets_the_value_is_the_middle_and_the_interval_the_whole():
+    assert bootstrap([0.25] * 5, [0.75] * 5) == (0.5, 0.25, 0.75)
 
 
 @pytest.mark.parametrize("given", [([], None), ([1.0], [1.0, 2.0])])

@@ -14,6 +14,7 @@ import torch
 
 from batchnorm.studies._context import Context
 from batchnorm.studies._folder import FORMAT
+from batchnorm.studies._network import summary
 from batchnorm.studies._plan import STUDIES, Part
 from batchnorm.studies._trial import Setup
 
@@ -34,6 +35,10 @@ def about(
         "finished": None,
         "scale": setup.scale,
         "model": setup.model,
+        "network": summary(
+            (t for part in parts for t in part.trials.values() if t.data == setup.data),
+            context.examples(setup.data),
+        ),
         "data": setup.data,
         "jobs": jobs,
         "command": command([part.study.NAME for part in parts], setup, out),

@@ -1,6 +1,7 @@
 """The networks that trials train: the embedded one, and the user's own."""
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 BATCH_NORMS = (nn.modules.batchnorm._NormBase,)
+LABELS = {"relu": "ReLU", "own": "your network"}
 
 
 def build(trial: "Trial", data: Data) -> nn.Module:
@@ -111,6 +113,47 @@ def why_not(name: str, data: str) -> str | None:
         return None
     reasons = "; ".join(f"{path}: {reason}" for path, reason in changes.skipped)
     return f"batch norm finds no place in {name}" + (f" ({reasons})" if reasons else "")
+
+
+def label(activation: str) -> str:
+    """What a measure calls the network with this activation, or the user's own.
+
+    >>> label("relu"), label("own")
+    ('ReLU', 'your network')
+    """
+    return LABELS.get(activation, activation)
+
+
+def phrase(activation: str) -> str:
+    """The same within a sentence.
+
+    >>> phrase("relu"), phrase("own")
+    ('the ReLU network', 'your network')
+    """
+    return label(activation) if activation == "own" else f"the {label(activation)} network"
+
+
+def summary(trials: "Iterable[Trial]", data: Data) -> str:
+    """The networks of trials on these data: layer sizes and activations, or the user's own name.
+
+    >>> from batchnorm.data import load
+    >>> from batchnorm.studies._trial import Trial
+    >>> summary([Trial(activation="sigmoid"), Trial()], load("digits"))
+    '784-100-100-100-10, fully connected, with sigmoid and with ReLU'
+    """
+    shapes: dict[str, list[str]] = {}
+    for trial in trials:
+        if trial.network == "mlp":
+            sizes = [math.prod(data.shape), *[trial.width] * trial.depth, data.classes]
+            shape, activation = "-".join(map(str, sizes)), f"with {label(trial.activation)}"
+        else:
+            shape, activation = trial.network, ""
+        if activation not in shapes.setdefault(shape, []):
+            shapes[shape].append(activation)
+    return "; ".join(
+        f"{shape}, fully connected, {' and '.join(found)}" if any(found) else shape
+        for shape, found in shapes.items()
+    )
 
 
 def scale_weights(model: nn.Module, factor: float) -> None:

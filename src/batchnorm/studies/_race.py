@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from batchnorm.studies._sweep import Run, Sweep
+from batchnorm.studies._sweep import Run, Sweep, too_few
 
 
 @dataclass(frozen=True)
@@ -12,6 +12,7 @@ class Race:
     """To the base's best accuracy: by how much sooner another arm is there.
 
     Args:
+        names: of the base and of the other arm.
         base_rate: the base's learning rate, where its validation accuracy comes highest.
         rate: the other's, with which it comes to that accuracy soonest on the validation set; for a
             race at the same rate, ``base_rate``.
@@ -21,8 +22,10 @@ class Race:
         gained: how much accuracy the base learned.
         every: steps between looks: no arm can be seen to be faster.
         budget: steps that the base was given.
+        limits: what the choice of the rates or the examples leave open, a sentence each.
     """
 
+    names: tuple[str, str]
     base_rate: float
     rate: float
     lows: tuple[float, ...]
@@ -31,30 +34,45 @@ class Race:
     gained: float
     every: int
     budget: int
+    limits: tuple[str, ...]
 
+    @property
     def note(self) -> str:
-        """What was compared, and what the numbers cannot show."""
+        """What was compared, and how to read it."""
         base, other = ("never" if s == math.inf else f"{s:g}" for s in self.steps)
         words = [
             f"Learning rates {self.base_rate:g} and {self.rate:g}; median steps {base} and "
             f"{other}, read every {self.every}."
         ]
-        if self.steps[0] > 0.9 * self.budget:
-            words.append(
-                f"The first arm was still improving when its {self.budget} steps ended: with more, "
-                "the mark and the ratio would be others."
-            )
         never = sum(low == -math.inf for low in self.lows)
         if never:
             words.append(
-                f"In {never} of {len(self.lows)} seeds the second arm never got there: 0 for the "
-                "lower end, and as if it had at the last step for the upper end."
+                f"{_capital(self.names[1])}: never there in {never} of {len(self.lows)} seeds; the "
+                "upper end takes it as there at the last step, and nothing bounds the lower end."
+            )
+        return " ".join(words)
+
+    @property
+    def caution(self) -> str:
+        """What the numbers cannot show."""
+        words = [*self.limits]
+        if self.steps[0] > 0.9 * self.budget:
+            words.append(
+                f"{_capital(self.names[0])}: still improving when the {self.budget} steps ended; "
+                "with more steps the mark and the ratio would be others."
             )
         return " ".join(words)
 
 
-def race(base: Sweep, other: Sweep, *, same: bool = False) -> Race:
-    """Choose the rates on the validation set, count steps on the test set."""
+def race(arms: dict[str, Sweep], names: tuple[str, str], *, same: bool = False) -> Race:
+    """Choose the rates on the validation set, count steps on the test set.
+
+    Args:
+        arms: by name.
+        names: of the base, whose best accuracy is the mark, and of the arm that races to it.
+        same: at the base's rate, not at the one that suits the other arm.
+    """
+    base, other = (arms[name] for name in names)
 
     def learned(rate: float) -> tuple[float, float]:
         mine = base[rate].values()
@@ -77,7 +95,11 @@ def race(base: Sweep, other: Sweep, *, same: bool = False) -> Race:
     theirs = [_first(marks[s], "test", goals[s]) for s in seeds]
     ours = [_first(mine[s], "test", goals[s]) for s in seeds]
     pairs = list(zip(theirs, ours, [mine[s].budget for s in seeds], strict=True))
+    few = too_few(marks[seeds[0]], median(goals.values()))
+    chosen = [_at_end(names[0], base_rate, base)]
+    chosen += [] if same or other is base else [_at_end(names[1], rate, other)]
     return Race(
+        names,
         base_rate,
         rate,
         lows=tuple(math.log(t / o) if o < math.inf else -math.inf for t, o, _ in pairs),
@@ -86,7 +108,23 @@ def race(base: Sweep, other: Sweep, *, same: bool = False) -> Race:
         gained=median(max(marks[s].test) - marks[s].test[0] for s in seeds),
         every=_every(marks[seeds[0]]),
         budget=marks[seeds[0]].budget,
+        limits=tuple(filter(None, [few, *chosen])),
     )
+
+
+def _at_end(name: str, rate: float, grid: Sweep) -> str:
+    if min(grid) < rate < max(grid):
+        return ""
+    side = "higher" if rate == max(grid) else "lower"
+    return (
+        f"{_capital(name)}: {rate:g} is the best of the learning rates tried and their "
+        f"{side[:-2]}est; a {side} one may be better."
+    )
+
+
+def _capital(name: str) -> str:
+    name = "without batch norm" if name == "without" else name
+    return name[0].upper() + name[1:]
 
 
 def _first(run: Run, part: str, goal: float) -> float:

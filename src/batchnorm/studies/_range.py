@@ -6,16 +6,30 @@ from itertools import pairwise
 
 from batchnorm.studies._sweep import Run, Sweep
 
+LEARNED = 0.1  # an arm whose best accuracy has not risen by so much works nowhere
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """A number known only to lie between two: a range may end anywhere between grid points."""
+
+    least: float
+    most: float
+
+    def less(self, other: "Bracket") -> "Bracket":
+        """This number less the other one, whatever both are."""
+        return Bracket(self.least - other.most, self.most - other.least)
+
 
 @dataclass(frozen=True)
 class Range:
     """Where one arm works, with one seed; settings as powers of ten.
 
     Args:
-        low: the least setting of the longest run of neighbours that work.
+        low: the least setting of the widest run of neighbours that work.
         high: the greatest.
-        at_low: ``low`` is the end of the grid: the range may go on below it.
-        at_high: the same above.
+        below: the setting next to ``low`` that does not work; ``-inf`` where the grid ends first.
+        above: the same next to ``high``; ``inf`` where the grid ends first.
         best: the setting with the highest validation accuracy.
         accuracy: the test accuracy there.
         gained: how far that is above the untrained network's.
@@ -23,73 +37,96 @@ class Range:
 
     low: float
     high: float
-    at_low: bool
-    at_high: bool
+    below: float
+    above: float
     best: float
     accuracy: float
     gained: float
 
     @property
-    def width(self) -> float:
-        """In decades."""
-        return self.high - self.low
+    def start(self) -> Bracket:
+        """Where the range begins: it works from somewhere between two settings on."""
+        return Bracket(self.below, self.low)
 
     @property
-    def widest(self) -> float:
-        """The most that the width can be: infinite where the grid ended first."""
-        return math.inf if self.at_low or self.at_high else self.width
+    def end(self) -> Bracket:
+        """Where it ends."""
+        return Bracket(self.high, self.above)
+
+    @property
+    def width(self) -> Bracket:
+        """In decades."""
+        return self.end.less(self.start)
+
+    @property
+    def learned(self) -> bool:
+        """Whether there is a range at all: if not, every setting is near the best one."""
+        return self.gained >= LEARNED
 
 
 def working(sweep: Sweep, seed: int, near: float) -> Range:
-    """The longest run of neighbouring settings whose test accuracy is near the best one's.
+    """The widest run of neighbouring settings whose test accuracy is near the best one's.
 
     The best is chosen on the validation set; accuracies are those at the end of training, and a
-    run that did not come to its end has none. Of two runs of one length the one with the best
-    setting counts.
+    run that did not come to its end has none. Of two runs as wide as each other, in decades, the
+    one with the best setting counts.
     """
     settings = sorted(sweep)
     ends = [sweep[s][seed] for s in settings]
     best = max(range(len(ends)), key=lambda i: _end(ends[i], "validation"))
     goal = _end(ends[best], "test") - near
     works = [_end(run, "test") >= goal for run in ends]
-    first, last = max(_stretches(works), key=lambda s: (s[1] - s[0], s[0] <= best <= s[1]))
+    powers = [-math.inf, *map(power, settings), math.inf]
+
+    def wide(stretch: tuple[int, int]) -> tuple[float, bool]:
+        first, last = stretch
+        return powers[last + 1] - powers[first + 1], first <= best <= last
+
+    first, last = max(_stretches(works), key=wide)
     return Range(
-        _power(settings[first]),
-        _power(settings[last]),
-        first == 0,
-        last == len(settings) - 1,
-        _power(settings[best]),
-        _end(ends[best], "test"),
-        _end(ends[best], "test") - ends[best].test[0],
+        low=powers[first + 1],
+        high=powers[last + 1],
+        below=powers[first],
+        above=powers[last + 2],
+        best=powers[best + 1],
+        accuracy=_end(ends[best], "test"),
+        gained=_end(ends[best], "test") - ends[best].test[0],
     )
 
 
-def diverges_from(sweep: Sweep, seed: int) -> tuple[float, float]:
-    """The power of ten from which training diverges: at least, at most (inf: not on the grid)."""
+def diverges_from(sweep: Sweep, seed: int) -> Bracket:
+    """The power of ten from which training diverges: ``inf`` at most, where the grid ends first."""
+    fine = -math.inf
     for setting in sorted(sweep):
         if sweep[setting][seed].diverged:
-            return _power(setting), _power(setting)
-    return _power(max(sweep)), math.inf
+            return Bracket(fine, power(setting))
+        fine = power(setting)
+    return Bracket(fine, math.inf)
 
 
-def mean_accuracy(sweep: Sweep, seed: int) -> float:
-    """Test accuracy averaged over the grid on its logarithmic axis (by trapezoids).
+def mean_accuracy(sweep: Sweep, seed: int) -> Bracket:
+    """Test accuracy averaged over the grid on its logarithmic axis.
 
-    What a run that did not come to its end had learned is lost: it counts as untrained.
+    Between two settings it lies between theirs. What a run that did not come to its end had learned
+    is lost: it counts as untrained.
     """
     settings = sorted(sweep)
-    ends = [sweep[s][seed] for s in settings]
-    points = [
-        (_power(s), run.test[-1] if run.finished else run.test[0])
-        for s, run in zip(settings, ends, strict=True)
-    ]
-    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(points))
-    return area / (points[-1][0] - points[0][0])
+    runs = [sweep[s][seed] for s in settings]
+    ends = [run.test[-1] if run.finished else run.test[0] for run in runs]
+    points = list(zip(map(power, settings), ends, strict=True))
+    span = points[-1][0] - points[0][0]
+    least, most = (
+        sum((b[0] - a[0]) * side(a[1], b[1]) for a, b in pairwise(points)) / span
+        for side in (min, max)
+    )
+    return Bracket(least, most)
 
 
-def _power(setting: float) -> float:
-    # A grid has three digits (0.316): its powers of ten are meant to two.
-    return round(math.log10(setting), 2)
+def power(setting: float) -> float:
+    # A grid has three digits (0.316) and is meant to lie at eighths of a decade.
+    exact = math.log10(setting)
+    eighth = round(8 * exact) / 8
+    return eighth if abs(exact - eighth) < 0.005 else exact
 
 
 def _end(run: Run, part: str) -> float:

@@ -1,5 +1,6 @@
 """What studies share: networks swept over learning rates with paired seeds, and rows as runs."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,20 +21,30 @@ def decades(low: float, high: float, step: float) -> list[float]:
     return [float(f"{10 ** (low + i * step):.3g}") for i in range(count + 1)]
 
 
-# Quick: fine between 0.3 and 3, where plain networks stop working, and coarse elsewhere.
+# Fine where ranges end: two ends, known to a step each, are told apart to two steps.
 RATES = {
-    ("quick", "sigmoid"): decades(-0.5, 0.5, 0.5),
-    ("quick", "relu"): [*decades(-2, -1, 0.5), *decades(-0.5, 0.5, 0.25), *decades(1, 1.5, 0.5)],
+    ("quick", "sigmoid"): decades(-0.5, 1, 0.5),
+    ("quick", "relu"): [
+        *decades(-2, -1.5, 0.5),
+        *decades(-1.25, -1, 0.25),
+        *decades(-0.5, 0.75, 0.25),
+        *decades(1, 1.5, 0.5),
+    ],
     ("quick", "own"): decades(-3, 1, 0.5),
 }
-FULL_RATES = decades(-4, 1.5, 0.25)
+FULL_RATES = [
+    *decades(-4, -2.5, 0.5),
+    *decades(-2.25, -0.5, 0.25),
+    *decades(-0.375, 0.875, 0.125),
+    *decades(1, 1.5, 0.25),
+]
 BUDGET = {  # steps, and steps between rows
     ("quick", "sigmoid"): (600, 10),
     ("quick", "relu"): (250, 10),
     ("quick", "own"): (250, 10),
-    ("full", "sigmoid"): (4000, 10),
-    ("full", "relu"): (2000, 10),
-    ("full", "own"): (2000, 10),
+    ("full", "sigmoid"): (4000, 20),
+    ("full", "relu"): (2000, 20),
+    ("full", "own"): (2000, 20),
 }
 
 
@@ -85,6 +96,7 @@ class Run:
         budget: steps it was given.
         finished: it came to the end with finite numbers.
         diverged: it did not, or a mini-batch's loss came to 1000 times the loss at the start.
+        examples: how many each accuracy is a share of, on validation and on test; 0 for unknown.
     """
 
     steps: tuple[int, ...]
@@ -93,8 +105,10 @@ class Run:
     budget: int
     finished: bool
     diverged: bool
+    examples: tuple[int, int] = (0, 0)
 
 
+NEAR = 0.02  # accuracies so close are not told apart
 DIVERGED = 1e3  # times the loss at the start: the criterion of Bjorck et al. 2018
 
 Rows = Sequence[dict[str, Any]]
@@ -128,4 +142,31 @@ def _run(rows: Rows) -> Run:
         budget=rows[0]["steps"],
         finished=finished,
         diverged=not finished or any((row["peak_loss"] or 0.0) > limit for row in judged),
+        examples=(rows[0].get("validation_examples") or 0, rows[0].get("test_examples") or 0),
     )
+
+
+def too_few(run: Run, accuracy: float) -> str:
+    """A caution where single examples count for more than what is told apart here, or nothing.
+
+    An accuracy ``p`` on ``n`` examples moves in steps of ``1 / n``, and other ``n`` examples would
+    give another one, with a standard error of ``sqrt(p (1 - p) / n)``.
+    """
+    error = math.sqrt(accuracy * (1 - accuracy))
+    small = {
+        part: n
+        for part, n in zip(("validation", "test"), run.examples, strict=True)
+        if n and max(1 / n, error / math.sqrt(n)) > NEAR
+    }
+    if not small:
+        return ""
+    n = min(small.values())
+    counts = " and ".join(f"{n} {part}" for part, n in small.items())
+    size = f"one is {100 / n:.2g} points of accuracy"
+    if error / math.sqrt(n) > 1 / n:
+        size = (
+            f"the standard error of an accuracy of {100 * accuracy:.0f} % is "
+            f"{100 * error / math.sqrt(n):.2g} points"
+        )
+    few = f"Judged on only {counts} examples, where {size}"
+    return f"{few}, more than the {100 * NEAR:g} that count as a difference."

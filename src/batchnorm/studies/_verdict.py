@@ -9,6 +9,7 @@ import numpy as np
 SUPPORTED, NOT_SUPPORTED = "supported", "not supported"
 CONTRADICTED, INCONCLUSIVE = "contradicted", "inconclusive"
 RESAMPLES, SEED, CONFIDENCE = 10_000, 2015, 0.95
+WHOLE_RANGE = 5  # so many differences or fewer have an interval from the smallest to the largest
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,16 @@ class Verdict:
         study: the study's name.
         claim: what this measure says, in one sentence.
         metric: its short name.
-        value: the median over paired seeds; None where it could not be measured.
+        value: the median over paired seeds; None where it was not measured, or is only known to be
+            at least ``low`` or at most ``high``.
         low: lower end of the interval; None where it is unbounded or was not measured.
         high: upper end, likewise.
         verdict: "supported", "not supported", "contradicted" or "inconclusive".
         unit: of value, low and high.
         threshold: the rule that gave the verdict, in words.
         note: what a reader must know to take the number for what it is.
+        interval: what ``low`` and ``high`` are, in words.
+        caution: what weakens the verdict; it is shown wherever the verdict is.
     """
 
     study: str
@@ -38,31 +42,35 @@ class Verdict:
     unit: str
     threshold: str
     note: str = ""
+    interval: str = ""
+    caution: str = ""
 
 
 def bootstrap(
     lows: Sequence[float], highs: Sequence[float] | None = None
-) -> tuple[float, float, float]:
-    """Median of paired differences with a 95 % bootstrap interval; the same on every call.
+) -> tuple[float | None, float, float]:
+    """Median of paired differences with a bootstrap interval; the same on every call.
 
-    A difference may be known only to lie in ``[low, high]``: with ``-inf`` for low where an arm
-    never got there, ``inf`` for high where it left the range that was looked at. The lower end is
-    that of all the lows and the upper end that of all the highs, so that the interval holds
-    whatever the true values are; the median is that of the side that is finite.
+    A difference may be known only to lie in ``[low, high]``: between two settings of a grid, with
+    ``-inf`` for low where an arm never got there, ``inf`` for high where it left the range that was
+    looked at. The lower end is that of all the lows and the upper end that of all the highs, so
+    that the interval holds whatever the true values are.
 
     Args:
         lows: the differences, one a seed, or the least that each can be.
         highs: the most that each can be; the same as ``lows`` when left out.
 
     Returns:
-        Median, lower end, upper end. With five seeds the interval runs from the smallest to the
-        largest difference: few seeds cannot say more.
+        Median, lower end, upper end; :func:`interval` says what the ends are. Of a median that is
+        known to lie between two values their middle; None where it is unbounded on a side.
 
     Raises:
         ValueError: no differences, or ``highs`` of another length.
 
     >>> bootstrap([1.0, 2.0, 3.0, 4.0, 5.0])
     (3.0, 1.0, 5.0)
+    >>> bootstrap([1.0, 2.0, 3.0], [2.0, 3.0, 4.0])
+    (2.5, 1.0, 4.0)
     """
     below = np.asarray(lows, dtype=float)
     above = below if highs is None else np.asarray(highs, dtype=float)
@@ -76,9 +84,34 @@ def bootstrap(
     # A quantile between two values would meet inf - inf; the outer one is also the cautious one.
     low = np.quantile(_median(below[drawn]), tail, method="lower")
     high = np.quantile(_median(above[drawn]), 1 - tail, method="higher")
-    middles = [float(_median(side[None])[0]) for side in (below, above)]
-    value = middles[0] if math.isfinite(middles[0]) else middles[1]
-    return value, float(low), float(high)
+    least, most = (float(_median(side[None])[0]) for side in (below, above))
+    bounded = math.isfinite(least) and math.isfinite(most)
+    return (least + most) / 2 if bounded else None, float(low), float(high)
+
+
+def interval(seeds: int) -> str:
+    """What the ends that :func:`bootstrap` gives for so many differences are, in words.
+
+    Up to five differences, more than one resample in forty has the smallest for its median: the
+    interval runs from the smallest to the largest. They lie on both sides of the true median unless
+    all fall on one, so the interval holds it with probability ``1 - 2 / 2^seeds``, short of 95 %.
+
+    >>> interval(5)
+    'the range over 5 paired seeds, which holds the true median with 93.75 % confidence'
+    >>> interval(10)
+    'a bootstrap 95 % interval of the median over 10 paired seeds'
+    """
+    if seeds == 1:
+        return "no interval: there is one seed"
+    if seeds <= WHOLE_RANGE:
+        held = f"{100 * (1 - 2 / 2**seeds):.4g} % confidence"
+        return f"the range over {seeds} paired seeds, which holds the true median with {held}"
+    return f"a bootstrap 95 % interval of the median over {seeds} paired seeds"
+
+
+def finite(value: float | None) -> float | None:
+    """A number as a verdict holds it: None where it is unbounded."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _median(rows: np.ndarray) -> np.ndarray:

@@ -1,15 +1,14 @@
 """L12: with batch norm a much bigger range of learning rates works well."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, replace
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from batchnorm.studies._range import Range, diverges_from, mean_accuracy, working
-from batchnorm.studies._sweep import Rows, Sweep, networks, rates, runs, sweep
+from batchnorm.studies._network import label, phrase
+from batchnorm.studies._range import Bracket, diverges_from, mean_accuracy
+from batchnorm.studies._sweep import NEAR, Rows, Sweep, networks, rates, runs, sweep
 from batchnorm.studies._trial import Setup, Trial
-from batchnorm.studies._verdict import INCONCLUSIVE, Verdict, bootstrap, decide
+from batchnorm.studies._verdict import Verdict
+from batchnorm.studies._wider import WITH, WITHOUT, judged, paired, unknown
 
 if TYPE_CHECKING:
     import altair as alt
@@ -24,8 +23,10 @@ CLAIM = (
 METHOD = (
     "The network is trained with and without batch norm at every learning rate of a grid, from the "
     "same weights on the same mini-batches. A rate works when the test accuracy at the end is "
-    "within 2 points of that at the arm's best rate, which is chosen on the validation set; the "
-    "width is that of the longest run of working rates, in decades."
+    f"within {100 * NEAR:g} points of that at the arm's best rate, which is chosen on the "
+    "validation set; the width is that of the widest run of working rates, in decades. A grid only "
+    "shows between which two rates a range ends: the lower end of an interval takes each end where "
+    "it is worst for batch norm, the upper end where it is best, and the value the middle."
 )
 PUBLISHED = (
     "Inception with batch norm trained at 30 times the learning rate of the original, which "
@@ -33,19 +34,12 @@ PUBLISHED = (
     "training with larger learning rates: Bjorck et al. 2018."
 )
 
-NEAR = 0.02  # of the best accuracy: what counts as working well
-WIDER = 0.5  # decades, a factor of 3.2: less is not a much bigger range
 EASIER = 5.0  # points of accuracy at a learning rate taken blindly from the grid
-WITHOUT, WITH = "without", "with batch norm"
 INITIAL_SCALES = {
-    "quick": (0.01, 0.1, 10.0, 100.0),
+    "quick": (0.01, 0.1, 0.316, 3.16, 10.0),
     "full": (0.01, 0.0316, 0.1, 0.316, 3.16, 10.0, 31.6, 100.0),
 }
-LEARNED = 0.1  # an arm whose best accuracy has not risen by so much works nowhere
 SCALED_AT = 0.1  # the learning rate at which initial scales are compared: it works for both arms
-
-INF = math.inf
-Pairs = list[tuple[Range, Range]]
 
 
 def trials(setup: Setup) -> list[Trial] | str:
@@ -61,7 +55,8 @@ def trials(setup: Setup) -> list[Trial] | str:
             out += sweep(base, setup.scale, rates(setup.scale, base), batch_norm=arm)
             if base.activation == "relu":
                 for factor in INITIAL_SCALES[setup.scale]:
-                    scaled = replace(base, init_scale=factor)
+                    # Only the end is read.
+                    scaled = replace(base, init_scale=factor, every=base.steps)
                     out += sweep(scaled, setup.scale, [SCALED_AT], batch_norm=arm)
     return out
 
@@ -80,125 +75,85 @@ def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
 
 
 def _over_rates(plain: Sweep, normed: Sweep, network: str) -> list[Verdict]:
-    seeds = sorted(next(iter(plain.values())))
-    pairs = [(working(plain, s, NEAR), working(normed, s, NEAR)) for s in seeds]
-    if dead := _dead(pairs):
-        return [_unknown(f"range of learning rates, {network}", dead)]
-    start = [(diverges_from(plain, s), diverges_from(normed, s)) for s in seeds]
-    points = [100 * (mean_accuracy(normed, s) - mean_accuracy(plain, s)) for s in seeds]
+    name, pairs = label(network), paired(plain, normed)
+    if pairs.dead:
+        return [unknown(f"range of learning rates, {name}", NAME, pairs.dead)]
     return [
-        _width(
-            pairs,
-            f"range of learning rates, {network}",
-            f"The range of learning rates that work well is wider with batch norm ({network}).",
+        judged(
+            pairs.differences("width"),
+            f"range of learning rates, {name}",
+            f"The range of learning rates that work well is wider with batch norm ({name}).",
+            study=NAME,
+            unit="decades",
+            note=pairs.words(),
+            caution=pairs.caution,
         ),
-        _verdict(
-            [b.high - (INF if a.at_high else a.high) for a, b in pairs],
-            [(INF if b.at_high else b.high) - a.high for a, b in pairs],
-            f"largest rate, {network}",
-            f"The largest learning rate that works well is larger with batch norm ({network}).",
+        judged(
+            pairs.differences("end"),
+            f"largest rate, {name}",
+            f"The largest learning rate that works well is larger with batch norm ({name}).",
+            study=NAME,
+            caution=pairs.caution,
         ),
-        _verdict(
-            [(-INF if a.at_low else a.low) - b.low for a, b in pairs],
-            [a.low - (-INF if b.at_low else b.low) for a, b in pairs],
-            f"smallest rate, {network}",
-            f"The smallest learning rate that works well is smaller with batch norm ({network}).",
+        judged(
+            [Bracket(-d.most, -d.least) for d in pairs.differences("start")],
+            f"smallest rate, {name}",
+            f"The smallest learning rate that works well is smaller with batch norm ({name}).",
+            study=NAME,
             note="How many times smaller. What a small rate lacks is steps: with more of them "
             "smaller rates work in both arms.",
+            caution=pairs.caution,
         ),
-        _verdict(
-            [b[0] - a[1] for a, b in start],
-            [b[1] - a[0] for a, b in start],
-            f"divergence, {network}",
+        *_over_the_whole_grid(plain, normed, name, pairs.few),
+    ]
+
+
+def _over_the_whole_grid(plain: Sweep, normed: Sweep, name: str, few: str) -> list[Verdict]:
+    seeds = sorted(next(iter(plain.values())))
+    points = [mean_accuracy(normed, s).less(mean_accuracy(plain, s)) for s in seeds]
+    limits = f"between {min(plain):g} and {max(plain):g}"
+    return [
+        judged(
+            [diverges_from(normed, s).less(diverges_from(plain, s)) for s in seeds],
+            f"divergence, {name}",
             "The learning rate at which the loss leaves the finite numbers, or comes to 1000 times "
-            f"that at the start, is larger with batch norm ({network}).",
+            f"that at the start, is larger with batch norm ({name}).",
+            study=NAME,
         ),
-        _verdict(
-            points,
-            points,
-            f"blind pick, {network}",
-            "A learning rate taken blindly from the grid gives a higher test accuracy with batch "
-            f"norm ({network}).",
+        judged(
+            [Bracket(100 * p.least, 100 * p.most) for p in points],
+            f"blind pick, {name}",
+            f"A learning rate taken blindly {limits} gives a higher test accuracy with batch norm "
+            f"({name}).",
+            study=NAME,
             unit="points",
             claimed=EASIER,
-            note="Accuracy averaged over the logarithm of the learning rate.",
+            note=f"Accuracy averaged over the logarithm of the learning rate {limits}, the ends of "
+            "this study's grid: other limits give another number. Between two rates of the grid it "
+            "is taken to lie between theirs.",
+            caution=few,
         ),
     ]
 
 
 def _over_initial_scales(plain: Sweep, normed: Sweep, network: str) -> Verdict:
-    metric = f"range of initial scales, {network}"
-    pairs = [(working(plain, s, NEAR), working(normed, s, NEAR)) for s in sorted(plain[1.0])]
-    if dead := _dead(pairs):
-        return _unknown(metric, dead)
-    claim = "The range of factors on the initial weights that work well is wider with batch norm"
-    note = f"At the learning rate {SCALED_AT:g} in both arms."
-    return _width(pairs, metric, f"{claim} ({network}).", note)
-
-
-def _width(pairs: Pairs, metric: str, claim: str, note: str = "") -> Verdict:
-    plain, normed = zip(*pairs, strict=True)
-    return _verdict(
-        [b.width - a.widest for a, b in pairs],
-        [b.widest - a.width for a, b in pairs],
+    name, pairs = label(network), paired(plain, normed)
+    metric = f"range of initial scales, {name}"
+    if pairs.dead:
+        return unknown(metric, NAME, pairs.dead)
+    steps = next(iter(plain[1.0].values())).budget
+    return judged(
+        pairs.differences("width"),
         metric,
-        claim,
+        f"The range of factors on the initial weights that work well is wider with batch norm "
+        f"({name}).",
+        study=NAME,
         unit="decades",
-        note=f"{note} Without: {_words(plain)}. With: {_words(normed)}.".strip(),
+        note=f"At the learning rate {SCALED_AT:g} in both arms. {pairs.words()}",
+        caution="With batch norm a small factor makes each step larger in relation to the weights "
+        f"and a large one smaller: in a run of only {steps} steps small factors win for that "
+        f"reason, and large ones lack time. {pairs.caution}".strip(),
     )
-
-
-def _words(ranges: Sequence[Range]) -> str:
-    low, high, best, accuracy = (
-        median(getattr(r, field) for r in ranges) for field in ("low", "high", "best", "accuracy")
-    )
-    return (
-        f"{10**low:.3g} to {10**high:.3g}, best {10**best:.3g} with {100 * accuracy:.1f} % "
-        "(medians)"
-    )
-
-
-def _verdict(
-    lows: list[float],
-    highs: list[float],
-    metric: str,
-    claim: str,
-    *,
-    unit: str = "×",
-    claimed: float = WIDER,
-    note: str = "",
-) -> Verdict:
-    """From with less without, one a seed; for the unit × in decades, and shown as a factor."""
-    ends = bootstrap(lows, highs)
-    word = decide(*ends[1:], none=0, claimed=claimed)
-    factor = unit == "×"
-    value, low, high = ((10**v if factor else v) if math.isfinite(v) else None for v in ends)
-    if None in (value, low, high):
-        note = f"{note} An end that is not given lies beyond the grid.".strip()
-    none, mark = ("1×", f"{10**claimed:.1f}×") if factor else ("0", f"{claimed:g} {unit}")
-    rule = (
-        f"supported: the whole interval at {mark} or above; contradicted: all of it below {none}; "
-        f"not supported: all of it below {mark}; inconclusive: otherwise"
-    )
-    return Verdict(NAME, claim, metric, value, low, high, word, unit, rule, note)
-
-
-def _dead(pairs: Pairs) -> str | None:
-    """Why there is no range to speak of: an arm that learns at no setting."""
-    for name, ranges in zip((WITHOUT, WITH), zip(*pairs, strict=True), strict=True):
-        gained = median(r.gained for r in ranges)
-        if gained < LEARNED:
-            return (
-                f"The network {name} batch norm gains {100 * gained:.0f} points of accuracy at its "
-                f"best setting; less than {100 * LEARNED:.0f} says nothing about a range."
-            )
-    return None
-
-
-def _unknown(metric: str, why: str) -> Verdict:
-    claim = "The range of settings that work well is wider with batch norm."
-    rule = f"inconclusive where an arm gains less than {100 * LEARNED:.0f} points of accuracy"
-    return Verdict(NAME, claim, metric, None, None, None, INCONCLUSIVE, "decades", rule, why)
 
 
 def charts(rows: list[dict[str, Any]]) -> "dict[str, alt.LayerChart]":
@@ -210,21 +165,21 @@ def charts(rows: list[dict[str, Any]]) -> "dict[str, alt.LayerChart]":
     out: dict[str, alt.LayerChart] = {}
     for network in _networks(rows):
         drawn = [row | {"arm": arm} for row in ends if (arm := _arm(row, network))]
-        title = f"Test accuracy at the end, {network} network"
+        title = f"Test accuracy at the end, {phrase(network).removeprefix('the ')}"
         out[f"rates-{network}"] = sweep(drawn, title=title)
         scaled = [row | {"arm": arm} for row in ends if (arm := _scaled_arm(row, network))]
         if len({row["init_scale"] for row in scaled}) > 1:
             out[f"initial-scales-{network}"] = sweep(
                 scaled,
                 "init_scale",
-                x_title="factor on the initial weights",
+                x_title="factor on the initial weights (1: as drawn)",
                 title=f"{title}, by the scale of the initial weights",
             )
     widths = [v for v in measure(rows) if v.unit == "decades"]
     out["widths"] = intervals(
         [asdict(v) | {"label": v.metric} for v in widths],
         x_title="decades wider with batch norm",
-        title="How much wider the working range is, with 95 % intervals",
+        title="How much wider the working range is: median and interval",
         reference=0,
     )
     return out

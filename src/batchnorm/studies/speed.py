@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from batchnorm.studies._network import label, phrase
 from batchnorm.studies._race import Race, race
 from batchnorm.studies._sweep import Rows, decades, networks, rates, runs, sweep
 from batchnorm.studies._trial import Setup, Trial
-from batchnorm.studies._verdict import INCONCLUSIVE, Verdict, bootstrap, decide
+from batchnorm.studies._verdict import INCONCLUSIVE, Verdict, bootstrap, decide, finite, interval
 
 if TYPE_CHECKING:
     import altair as alt
@@ -52,7 +53,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "batch norm on inputs too": {"batch_norm": True, "batch_norm_inputs": True},
 }
 TABULAR_DEPTH = 2  # tells these trials from those of a user who asks for the same data
-TABULAR_RATES = {"quick": decades(-4, 0, 1), "full": decades(-6, 0.5, 0.5)}
+TABULAR_RATES = {"quick": decades(-4, 1, 1), "full": decades(-6, 1, 0.5)}
 SHORT, LONG = 20, 170  # steps of the timed trials: their difference has no start-up in it
 
 
@@ -92,7 +93,7 @@ def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
     arms = runs(rows, _tabular_arm)
     return verdicts + [
         _verdict(
-            race(arms[RAW], arms[arm]),
+            race(arms, (RAW, arm)),
             f"steps, tabular, {arm}",
             f"On 30 raw features of very different scale, {arm}: the best accuracy of raw inputs "
             "is reached in fewer steps.",
@@ -104,7 +105,8 @@ def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
 
 def _compared(rows: Rows, network: str) -> list[Verdict]:
     arms = runs(rows, lambda row: _arm(row, network))
-    best, same = race(arms[WITHOUT], arms[WITH]), race(arms[WITHOUT], arms[WITH], same=True)
+    best, same = (race(arms, (WITHOUT, WITH), same=same) for same in (False, True))
+    name, noun = label(network), phrase(network)
     plain, normed = (_seconds_a_step(rows, network, batch_norm) for batch_norm in (False, True))
     cost = "No seconds were measured."
     if not math.isnan(plain / normed):
@@ -115,20 +117,20 @@ def _compared(rows: Rows, network: str) -> list[Verdict]:
     return [
         _verdict(
             best,
-            f"steps, {network}, best rates",
-            f"With each arm at its best learning rate, batch norm reaches the best accuracy of the "
-            f"{network} network without it in fewer steps.",
+            f"steps, {name}, best rates",
+            f"With each arm at its best learning rate, batch norm reaches the best accuracy of "
+            f"{noun} without it in fewer steps.",
         ),
         _verdict(
             same,
-            f"steps, {network}, same rate",
-            f"At the learning rate that suits the {network} network without batch norm, the one "
-            "with it needs fewer steps.",
+            f"steps, {name}, same rate",
+            f"At the learning rate that suits {noun} without batch norm, the one with it needs "
+            "fewer steps.",
         ),
         _verdict(
             best,
-            f"seconds, {network}, best rates",
-            f"In seconds, with what a step of batch norm costs, it is faster too ({network}).",
+            f"seconds, {name}, best rates",
+            f"In seconds, with what a step of batch norm costs, it is faster too ({name}).",
             plain / normed,
             cost,
         ),
@@ -143,13 +145,14 @@ def charts(rows: list[dict[str, Any]]) -> "dict[str, alt.LayerChart]":
         "ratios": intervals(
             [asdict(v) | {"label": v.metric} for v in measure(rows)],
             x_title="times faster",
-            title="How many times faster, with 95 % intervals",
+            title="How many times faster: median and interval",
             reference=1,
             log_x=True,
         )
     }
     for network in _networks(rows):
-        title = f"Test accuracy, {network} network, each arm at its best learning rate"
+        noun = phrase(network).removeprefix("the ")
+        title = f"Test accuracy, {noun}, each arm at its best learning rate"
         out[f"curves-{network}"] = _curves(
             rows, lambda row, network=network: _arm(row, network), WITHOUT, title
         )
@@ -165,7 +168,7 @@ def _curves(
     from batchnorm.charts import curves
 
     arms = runs(rows, by)
-    best = {arm: race(arms[base], arms[arm]).rate for arm in arms}
+    best = {arm: race(arms, (base, arm)).rate for arm in arms}
     drawn = [
         row | {"arm": arm}
         for row in rows
@@ -178,15 +181,23 @@ def _verdict(
     result: Race, metric: str, claim: str, per_step: float = 1.0, note: str | None = None
 ) -> Verdict:
     """Of a ratio of steps, times ``per_step``: seconds of a base's step over the other's."""
+    none = (NAME, claim, metric, None, None, None, INCONCLUSIVE, "×", RULE)
     if result.gained < LEARNED:
         gained = f"The base learned {100 * result.gained:.0f} points in the steps given: no pace."
-        return Verdict(NAME, claim, metric, None, None, None, INCONCLUSIVE, "×", RULE, gained)
-    note = result.note() if note is None else note
+        return Verdict(*none, gained, caution=result.caution)
+    note = result.note if note is None else note
     if math.isnan(per_step):
-        return Verdict(NAME, claim, metric, None, None, None, INCONCLUSIVE, "×", RULE, note)
-    value, low, high = (per_step * math.exp(v) for v in bootstrap(result.lows, result.highs))
-    word = decide(low, high, none=1, claimed=CLAIMED)
-    return Verdict(NAME, claim, metric, value, low, high, word, "×", RULE, note)
+        return Verdict(*none, note, caution=result.caution)
+    logs = bootstrap(result.lows, result.highs)
+    word = decide(*(per_step * math.exp(end) for end in logs[1:]), none=1, claimed=CLAIMED)
+    # An arm that never got there is 0 times as fast at the least: that bounds nothing.
+    value, low, high = (
+        None if end is None else per_step * math.exp(end) for end in map(finite, logs)
+    )
+    held = interval(len(result.lows))
+    return Verdict(
+        NAME, claim, metric, value, low, high, word, "×", RULE, note, held, result.caution
+    )
 
 
 def _networks(rows: Rows) -> list[str]:

@@ -51,8 +51,9 @@ def train(
     Returns:
         Rows with "step", "loss" (mean over the mini-batches since the last row), "peak_loss" (the
         largest of them), "validation_loss", "validation_accuracy", "test_loss", "test_accuracy".
-        A number that is not finite is None. Training stops at the first mini-batch whose loss is
-        not finite, with a last row that says ``"diverged": True``.
+        A number that is not finite is None. The first row also has "validation_examples" and
+        "test_examples", how many the accuracies are shares of. Training stops at the first
+        mini-batch whose loss is not finite, with a last row that says ``"diverged": True``.
 
     Raises:
         ValueError: an unknown optimizer, a number out of range, a model without parameters to
@@ -84,6 +85,8 @@ def train(
             loss, accuracy = judge(model, inputs, labels, overwrites=overwrites)
             row[f"{name}_loss"] = _finite(loss)
             row[f"{name}_accuracy"] = accuracy if math.isfinite(loss) else None
+            if step == 0:
+                row[f"{name}_examples"] = len(labels)
         rows.append(row)
         if on_row is not None:
             on_row(row)
