@@ -298,7 +298,7 @@ def test_a_screen_reader_finds_its_way(visit, good):
         '- heading "Verdicts" [level=2]',
         '- heading "Made-up claim that batch norm speeds something up" [level=2]',
         '- table "Every measure"',
-        'rowheader "steps Made up: steps says nothing. Made up."',
+        'rowheader "steps Made up: steps says nothing. Made up: too few examples. Made up."',
         'img "Made-up learning curves: test accuracy against step.',
     ):
         assert part in outline, part

@@ -6,6 +6,7 @@ from math import inf, nan
 import pytest
 
 from batchnorm.charts import curves, intervals, sweep
+from batchnorm.charts.bars import ROW
 from batchnorm.charts.lines import DASHES, KNOWN, OTHERS, SHAPES
 
 ARMS = ("with batch norm", "without")
@@ -99,10 +100,51 @@ def test_intervals_draw_open_ends_to_the_edge_and_say_where_there_is_no_value():
     ]
     chart = intervals(data, reference=1)
     ends = [(bar["encoding"].get("x2"), len(bar["data"])) for bar in of_kind(chart, "rule")[1:]]
+    assert all(bar["encoding"]["x"]["field"] == "value" for bar in of_kind(chart, "rule")[1:])
     assert ends == [({"field": "low"}, 2), ({"field": "high"}, 1), ({"value": "width"}, 1)]
     assert [point["label"] for point in of_kind(chart, "text")[-1]["data"]] == ["none"]
     about = chart.to_dict()["description"]
     assert about == "value. closed: 2, 1 to 3. open: 2, 1 or more. none: no value."
+
+
+def test_a_bound_without_a_value_is_a_bar_without_a_dot():
+    data = [
+        {"label": "closed", "value": 2, "low": 1, "high": 3},
+        {"label": "at most", "value": None, "low": None, "high": 0.5},
+        {"label": "at least", "value": None, "low": 4, "high": None},
+    ]
+    chart = intervals(data, reference=1)
+    assert chart.to_dict()["description"].endswith("at most: 0.5 or less. at least: 4 or more.")
+    (dot,) = of_kind(chart, "point")
+    assert [point["label"] for point in dot["data"]] == ["closed"]
+    bars = {
+        bar["encoding"]["x"]["field"]: (bar["encoding"]["x2"], bar["data"][0]["label"])
+        for bar in of_kind(chart, "rule")[1:]
+    }
+    assert bars["high"] == ({"value": 0}, "at most")
+    assert bars["low"] == ({"value": "width"}, "at least")
+    assert len(of_kind(chart, "text")) == 1, "nothing says that there is no value"
+
+
+def test_rows_of_intervals_stay_in_their_order_and_the_rule_off_their_names():
+    ends = ((1, None), (None, 3), (None, None), (1, 3))
+    data = [
+        {"label": n, "value": 2, "low": a, "high": b}
+        for n, (a, b) in zip("dbca", ends, strict=True)
+    ]
+    drawn = layers(intervals(data, reference=1))
+    assert {str(layer["encoding"]["y"]["scale"]["domain"]) for layer in drawn} == {str([*"dbca"])}
+    rule = drawn[0]["encoding"]
+    assert (rule["y"]["bandPosition"], rule["y2"]["bandPosition"]) == (0.4, 1)
+    middle, dy = 0.5, of_kind(intervals(data), "text")[0]["mark"]["dy"]
+    assert middle * ROW + dy + 7 <= 0.4 * ROW, "the name ends above where the rule begins"
+
+
+def test_an_accuracy_is_drawn_from_zero_on():
+    data = [{"arm": "a", "step": 1, "test_accuracy": 0.9, "loss": 0.9}]
+    for y, zero in (("test_accuracy", True), ("loss", False)):
+        line = of_kind(curves(data, "step", y), "line")[0]
+        assert line["encoding"]["y"]["scale"]["zero"] is zero
 
 
 def test_an_arm_has_the_same_color_whatever_it_is_drawn_with():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -25,6 +26,7 @@ VERDICTS = [
     Verdict("speed", "c", "seconds", None, None, None, "inconclusive", "times", ""),
     Verdict("learning_rate", "c", "width", 1.5, 1.0, None, "contradicted", "decades", ""),
 ]
+HELD, FEW = "the range over 5 seeds", "Judged on only 4 examples."
 TITLES = {"speed": "Batch norm speeds up learning", "learning_rate": "A wider range works"}
 BEST = (0.934, Trial(batch_norm=True, learning_rate=1.0))
 
@@ -71,6 +73,55 @@ def test_without_a_terminal_there_are_plain_lines(called, capsys):
     assert out[-1] == "The page: runs/study/report.html"
     for words in ("supported", "3.2 times [2.8, 3.9]", "not measured", "1.5 decades [1, open]"):
         assert words in shown.out
+
+
+def shown(verdicts, width=100):
+    file = StringIO()
+    Console(file=file, width=width).print(findings(Run(Path("r"), verdicts, titles=TITLES), width))
+    return file.getvalue()
+
+
+def test_what_weakens_a_verdict_stands_below_its_table_once():
+    weak = [replace(verdict, caution=FEW) for verdict in VERDICTS[:2]]
+    text = shown([*weak, VERDICTS[2]])
+    assert re.search(r"3.2 times \[2.8, 3.9\] \(1\)\s", text)
+    assert "not measured (1)" in text
+    assert text.count(FEW) == 1
+    assert f"(1) {FEW}" in text
+    assert "decades [1, open] (" not in text
+
+
+def test_a_value_that_is_only_known_to_be_less_or_more_is_not_shown_as_one():
+    bounds = [
+        replace(VERDICTS[0], value=None, low=None, high=0.84),
+        replace(VERDICTS[0], value=None, low=2.0, high=None),
+        replace(VERDICTS[0], value=None, low=None, high=0.0),
+    ]
+    text = shown(bounds)
+    for words in ("at most 0.84 times", "at least 2 times", "at most 0 times"):
+        assert words in text
+
+
+def test_what_stands_in_brackets_is_said_as_the_run_says_it():
+    assert "In brackets" not in shown(VERDICTS)
+    held = [replace(verdict, interval=HELD) for verdict in VERDICTS[:2]]
+    other = replace(VERDICTS[2], interval="one seed")
+    assert f"In brackets: {HELD}; or one seed." in shown([*held, other])
+
+
+def test_the_best_so_far_is_said_of_training_alone(capsys):
+    file = StringIO()
+    watched = Watched(Console(file=file))
+    for stage in ("trials", "timing"):
+        for done in range(2):
+            watched(Progress(stage, done, 1, 0, BEST))
+    assert file.getvalue().splitlines()[1:] == [
+        "training 1/1, best validation accuracy 93.4 %",
+        "timing 1/1",
+    ]
+    drawn = StringIO()
+    Console(file=drawn, width=80).print(watched._drawn())
+    assert "93.4 %" not in drawn.getvalue()
 
 
 def test_a_failed_study_is_in_the_table_and_in_the_exit_code(monkeypatch, capsys):

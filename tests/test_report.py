@@ -70,9 +70,11 @@ def test_render_gives_the_page_and_leaves_nothing_else(folder):
 def test_the_page_says_what_the_run_found(folder):
     text = page(folder).text
     assert "2.00× 1.50 to 2.60" in text, "the headline and its interval at a glance"
-    assert "All 4 measures: 1 supported, 1 not supported, 1 contradicted, 1 inconclusive" in text
+    assert "All 5 measures: 1 supported, 1 not supported, 2 contradicted, 1 inconclusive" in text
     assert "0.489× 0.395 to 0.965" in text
     assert "1.60 decades 1.20 or more" in text, "an open interval"
+    assert "seldom reached Made up: seldom reached says nothing." in text
+    assert "at most 0.840× 0.840 or less" in text, "a value that is only known to be less"
     assert "Never reached" not in text, "capitals are the style sheet's: names stay as written"
     assert "never reached" in text
     assert "What the lecture says (L11)" in text
@@ -81,6 +83,34 @@ def test_the_page_says_what_the_run_found(folder):
     assert "made up: 2 of 4 training runs were killed" in text
     assert "1 min 5 s, started 1 January 2020, 10:00 UTC" in text
     assert "4, in 2 processes of one thread each" in text, "trials that studies share count once"
+
+
+def test_what_an_interval_is_is_said_as_the_run_says_it(folder):
+    text = page(folder).text
+    assert "95 %" not in text, "unless the run says so"
+    held = "made up: the range over 2 seeds"
+    assert f"Under each number its interval: {held}; or made up: one seed. Verdicts" in text
+    assert f"An interval is {held}." in text
+    assert "Its interval is made up: one seed." in text, "where it is another"
+
+
+def test_what_weakens_a_headline_stands_beside_it(folder):
+    reader = page(folder)
+    caution = "Made up: too few examples."
+    assert reader.text.count(caution) == 3, "at a glance, beside the number, and in the table"
+    claim = "Made up: steps says nothing."
+    assert reader.text.count(f"{claim} {caution}") == 3
+
+
+def test_the_network_is_named(folder):
+    def ours(run):
+        run.update(model=None, network="784-100-10, fully connected, with ReLU")
+
+    assert "Network made_up:network Data" in page(folder).text
+    change(folder, "manifest.json", ours)
+    assert "Network 784-100-10, fully connected, with ReLU Data" in page(folder).text
+    change(folder, "manifest.json", lambda run: run.update(network=""))
+    assert "Network none was trained Data" in page(folder).text
 
 
 def test_a_quick_look_says_so_and_how_to_run_in_full(folder):

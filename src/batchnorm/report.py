@@ -22,7 +22,7 @@ NUMBER = (int, float)
 TEXT_OR_NONE, NUMBER_OR_NONE = (str, type(None)), (*NUMBER, type(None))
 MANIFEST: Json = {
     **dict.fromkeys(("batchnorm", "torch", "numpy", "python", "started", "scale", "data"), str),
-    **{"command": str, "finished": TEXT_OR_NONE, "model": TEXT_OR_NONE},
+    **{"network": str, "command": str, "finished": TEXT_OR_NONE, "model": TEXT_OR_NONE},
     **{"machine": dict, "seeds": list, "studies": list},
 }
 MACHINE: Json = {"cpu": TEXT_OR_NONE, "cores": NUMBER_OR_NONE, "system": str}
@@ -31,7 +31,8 @@ STUDY: Json = {
     **{"trials": int, "status": STATUSES, "reason": TEXT_OR_NONE, "charts": list},
 }
 VERDICT: Json = {
-    **dict.fromkeys(("study", "claim", "metric", "unit", "threshold", "note"), str),
+    **dict.fromkeys(("study", "claim", "metric", "unit", "threshold"), str),
+    **dict.fromkeys(("note", "interval", "caution"), str),
     **dict.fromkeys(("value", "low", "high"), NUMBER_OR_NONE),
     "verdict": WORDS,
 }
@@ -80,8 +81,8 @@ def _page(folder: Path) -> str:
     ]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.policies["json.dumps_kwargs"] = {}  # unsorted: tables keep the rows' order
-    ours: dict[str, Any] = {"value": _value, "interval": _interval, "tally": _tally}
-    environment.filters.update(ours | {"date": _date, "span": _span, "full": _full})
+    ours = {"value": _value, "interval": _interval, "tally": _tally, "date": _date, "span": _span}
+    environment.filters.update(cast(Json, ours))
     template = environment.from_string(Path(__file__).with_name(PAGE).read_text(encoding="utf-8"))
     keys = {key for study in studies for key in study.get("keys", ())}
     return template.render(
@@ -127,7 +128,9 @@ def _study(study: Json, verdicts: list[Json], folder: Path, again: str) -> Json:
         _check(spec, {}, path, "the file")
         charts.append(_chart(name, str(chart.get("title") or name), spec))
     letters = {rule: chr(ord("A") + i) for i, rule in enumerate(rules)}
-    return study | {"verdicts": verdicts, "rules": letters, "charts": charts}
+    intervals = list(dict.fromkeys(v["interval"] for v in verdicts if v["interval"]))
+    found = {"verdicts": verdicts, "rules": letters, "intervals": intervals, "charts": charts}
+    return study | found
 
 
 def _chart(name: str, title: str, spec: Json) -> Json:
@@ -171,15 +174,17 @@ def _check(value: Any, fields: Json, path: Path, what: str) -> None:
 
 
 def _value(verdict: Json) -> str:
-    """The measured value with its unit.
+    """The measured value with its unit; where only one end is known, that.
 
     >>> _value({"value": 9.5, "low": 9, "high": 10, "unit": "×"})
     '9.5×'
+    >>> _value({"value": None, "low": None, "high": 0.5, "unit": "×"})
+    'at most 0.500×'
     """
-    if verdict["value"] is None:
-        return "–"
+    value, low, high = _numbers(verdict)
+    text = value or (f"at least {low}" if low else f"at most {high}" if high else "")
     unit = verdict["unit"]
-    return _numbers(verdict)[0] + (unit if unit in ("×", "") else NO_BREAK + unit)
+    return text + (unit if unit in ("×", "") else NO_BREAK + unit) if text else "–"
 
 
 def _interval(verdict: Json) -> str:
@@ -189,7 +194,7 @@ def _interval(verdict: Json) -> str:
     '2.00 or more'
     """
     _, low, high = _numbers(verdict)
-    if verdict["value"] is None or not (low or high):
+    if not low and not high:
         return "–"
     if not low or not high:
         return f"{low} or more" if low else f"{high} or less"
@@ -208,11 +213,6 @@ def _numbers(verdict: Json) -> list[str]:
 def _tally(verdicts: Sequence[Json]) -> Iterable[tuple[str, int]]:
     found = [v["verdict"] for v in verdicts]
     return [(word, found.count(word)) for word in WORDS if word in found]
-
-
-def _full(command: str) -> str:
-    """The command of a quick look, at the full scale."""
-    return command.replace(" --scale quick", "") + " --scale full"
 
 
 def _date(moment: str) -> str:

@@ -93,7 +93,7 @@ class Watched:
             return
         if last or page or time.monotonic() - self.said >= QUIET:
             self.said = time.monotonic()
-            best = None if page else self.now.best
+            best = self.now.best if self.now.stage == "trials" else None
             words = [f"{STAGES[self.now.stage]} {self._counted()}".rstrip().lower(), self._left()]
             words += [f"best validation accuracy {100 * best[0]:.1f} %"] if best else []
             print(", ".join(filter(None, words)), file=self.console.file, flush=True)
@@ -123,6 +123,8 @@ class Watched:
         return Group(line, self._best())
 
     def _best(self) -> Text:
+        if self.now.stage == "timing":
+            return Text("One training run at a time, for the seconds of a step", style="dim")
         if self.now.best is None:
             return Text("Starting the processes ...", style="dim")
         accuracy, trial = self.now.best
@@ -133,14 +135,14 @@ class Watched:
 
 
 def findings(run: Run, width: int) -> RenderableType:
-    """The verdicts, study by study: the headline in bold, then what else was measured.
+    """The verdicts, study by study: the headline in bold, what else was measured, what weakens it.
 
     Args:
         run: what was found.
         width: of the terminal; a narrow one gets the numbers under the words.
     """
     measures = max((len(verdict.metric) for verdict in run.verdicts), default=0)
-    values = max((len(_measured(verdict)) for verdict in run.verdicts), default=0)
+    values = max((len(_measured(verdict)) + len(" (1)") for verdict in run.verdicts), default=0)
     words = max(map(len, [*COLORS, "does not apply"]))
     stacked = width < 2 + words + 2 + measures + 2 + values
     lines: list[RenderableType] = []
@@ -152,30 +154,46 @@ def findings(run: Run, width: int) -> RenderableType:
         # Even columns from one study to the next, as wide as the widest needs.
         table.add_column(width=None if stacked or not measures else measures)
         table.add_column()
-        for verdict in run.verdicts:
-            if verdict.study == name:
-                style = "" if table.rows else "bold"
-                word = Text(verdict.verdict, f"{style} {COLORS.get(verdict.verdict, '')}".strip())
-                metric, measured = Text(verdict.metric, style), Text(_measured(verdict), style)
-                if stacked:
-                    table.add_row(word, Group(metric, measured))
-                else:
-                    table.add_row(word, metric, measured)
+        notes = _add(table, [v for v in run.verdicts if v.study == name], stacked)
         if name in run.failed:
             table.add_row(Text("failed", "bold red"), Text(run.failed[name]))
         if name in run.not_applicable:
             table.add_row(Text("does not apply", "dim"), Text(run.not_applicable[name]))
-        lines.append(Padding(table, (0, 0, 0, 2)))
-    lines += [Text("\nIn brackets: where the value lies with 95 % confidence.", "dim")]
+        lines += [Padding(part, (0, 0, 0, 2)) for part in (table, notes)]
+    held = "; or ".join(dict.fromkeys(v.interval for v in run.verdicts if v.interval))
+    lines += [Text(f"\nIn brackets: {held}.", "dim")] if held else []
     return Group(*lines)
 
 
+def _add(table: Table, verdicts: list[Verdict], stacked: bool) -> Table:
+    """A row for each verdict; gives what weakens them, by number."""
+    cautions = list(dict.fromkeys(v.caution for v in verdicts if v.caution))
+    for verdict in verdicts:
+        style = "" if table.rows else "bold"
+        word = Text(verdict.verdict, f"{style} {COLORS.get(verdict.verdict, '')}".strip())
+        metric, measured = Text(verdict.metric, style), Text(_measured(verdict), style)
+        if verdict.caution:
+            measured.append(f" ({1 + cautions.index(verdict.caution)})", "yellow")
+        if stacked:
+            table.add_row(word, Group(metric, measured))
+        else:
+            table.add_row(word, metric, measured)
+    notes = Table.grid(padding=(0, 1, 0, 0))
+    for i, caution in enumerate(cautions, start=1):
+        notes.add_row(Text(f"({i})", "yellow"), Text(caution, "dim"))
+    return notes
+
+
 def _measured(verdict: Verdict) -> str:
-    if verdict.value is None:
+    value, low, high = verdict.value, verdict.low, verdict.high
+    if value is None and low is None and high is None:
         return "not measured"
-    ends = ["open" if end is None else f"{end:.3g}" for end in (verdict.low, verdict.high)]
+    if value is None:
+        bound = f"at most {high:.3g}" if low is None else f"at least {low:.3g}"
+        return f"{bound} {verdict.unit}"
+    ends = ["open" if end is None else f"{end:.3g}" for end in (low, high)]
     interval = "" if ends == ["open", "open"] else f" [{ends[0]}, {ends[1]}]"
-    return f"{verdict.value:.3g} {verdict.unit}{interval}"
+    return f"{value:.3g} {verdict.unit}{interval}"
 
 
 def _clock(seconds: float) -> str:

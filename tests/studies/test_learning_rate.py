@@ -77,7 +77,7 @@ def test_where_a_range_ends_between_two_rates_is_not_known():
     assert by_metric(rows((-2, 1), plain=(-2, 0)))["largest rate"].verdict == "supported"
     wider = by_metric(rows((-2, 0.5), plain=(-2, 0)))["range of learning rates"]
     assert (wider.low, wider.value, wider.high) == pytest.approx((-0.5, 0.5, 1.5))
-    assert "Without: 0.01 to 1 work, 0.00316 and 3.16 no longer; best" in wider.note
+    assert "Without batch norm: 0.01 to 1 work, 0.00316 and 3.16 no longer; best" in wider.note
 
 
 def test_a_verdict_says_what_its_interval_is():

@@ -30,17 +30,20 @@ class Frame:
     log_y: bool = False
 
     def named(self, channel: str) -> str:
+        """The title of an axis, "x" or "y"."""
         given, field = (self.x_title, self.x) if channel == "x" else (self.y_title, self.y)
         return given or field.replace("_", " ")
 
     def axis(self, channel: str, padding: int = 0) -> dict[str, Any]:
+        """Title, scale and axis of a channel, as keywords of an encoding."""
         import altair as alt
 
         field, log = (self.x, self.log_x) if channel == "x" else (self.y, self.log_y)
-        scale: dict[str, Any] = {"type": "log", "nice": False} if log else {"zero": False}
+        share = "accuracy" in field
+        scale: dict[str, Any] = {"type": "log", "nice": False} if log else {"zero": share}
         scale |= {"padding": padding} if padding else {}
-        style: dict[str, Any] = {"grid": channel == "y", "tickCount": 6 if channel == "x" else 5}
-        style |= {"format": "~g"} if log else {"format": ".0%"} if "accuracy" in field else {}
+        style: dict[str, Any] = {"grid": channel == "y", "tickCount": 5 if channel == "y" else 6}
+        style |= {"format": "~g"} if log else {"format": ".0%"} if share else {}
         return {
             "title": self.named(channel),
             "scale": alt.Scale(**scale),
@@ -50,6 +53,7 @@ class Frame:
     def chart(
         self, layers: "list[alt.Chart]", height: Any, facts: list[str], note: str = ""
     ) -> "alt.LayerChart":
+        """The layers as one chart, as wide as its place, told in words by its ``facts``."""
         import altair as alt
 
         titles = " against ".join(filter(None, [self.named("y"), self.named("x")]))
@@ -60,10 +64,16 @@ class Frame:
 
 
 def tip(field: str, title: str) -> "alt.Tooltip":
+    """A number of the mark pointed at, under a title."""
     import altair as alt
 
     return alt.Tooltip(f"{field}:Q", title=title, format=".4~g")
 
 
 def text(value: float | None) -> str:
+    """A number to three digits.
+
+    >>> text(2 / 3)
+    '0.667'
+    """
     return "no value" if value is None else f"{value:.3g}"

@@ -38,6 +38,11 @@ def points_of(
 
 
 def checked(rows: Iterable[Row], *fields: str) -> list[Row]:
+    """The rows, each of which has these fields.
+
+    Raises:
+        ValueError: there are no rows, or one lacks a field.
+    """
     found = list(rows)
     if not found:
         raise ValueError("there are no rows to draw: expected at least one")
@@ -49,6 +54,7 @@ def checked(rows: Iterable[Row], *fields: str) -> list[Row]:
 
 
 def spread(points: list[Row]) -> str:
+    """What line and band are, in words; nothing where there is one run."""
     runs = max(int(str(p["runs"]).rpartition(" ")[2]) for p in points)
     return f"median of {runs} runs, band from lowest to highest" if runs > 1 else ""
 

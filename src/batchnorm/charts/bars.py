@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import altair as alt
 
 FIELDS = ("value", "low", "high")
+ROW = 46  # pixels
+
+Point = dict[str, Any]
 
 
 def intervals(
@@ -19,7 +22,8 @@ def intervals(
     """A line a row: its ``label``, a dot at ``value`` and a bar from ``low`` to ``high``.
 
     ``reference``, the value that means "no effect", is a dashed line. An end that is None is open:
-    the bar runs to the edge of the chart. A row without a value says so in words.
+    the bar runs to the edge of the chart. A row with an end and no value, known to be at least or
+    at most so much, is a bar alone; one without either says so in words.
 
     Raises:
         ValueError: there are no rows, or one lacks a field.
@@ -32,48 +36,82 @@ def intervals(
     import altair as alt
 
     frame = Frame("value", "", **look)
-    points: list[dict[str, Any]] = []
+    points: list[Point] = []
     facts: list[str] = []
     for row in checked(rows, "label", *FIELDS):
         value, low, high = (number(row[field], frame.log_x) for field in FIELDS)
         points.append({"label": str(row["label"]), "value": value, "low": low, "high": high})
-        facts.append(f"{row['label']}: {text(value)}" + ("" if value is None else _to(low, high)))
+        facts.append(f"{row['label']}: {_told(value, low, high)}")
+    layers = [] if reference is None else [_rule(points, reference, frame)]
+    layers += _bars(points, frame)
+    at_left: dict[str, Any] = {"align": "left", "aria": False}
+    label = _rows(points).mark_text(dy=-14, **at_left)
+    layers.append(label.encode(x=alt.value(0), text="label:N"))
+    if none := [point for point in points if all(point[field] is None for field in FIELDS)]:
+        missing = _rows(points, none).mark_text(dy=3, fontStyle="italic", **at_left)
+        layers.append(missing.encode(x=alt.value(0), text=alt.value("no value")))
+    return frame.chart(layers, ROW * len({point["label"] for point in points}), facts)
+
+
+def _rows(points: list[Point], some: list[Point] | None = None, **where: Any) -> "alt.Chart":
+    """Some of the points, all in their places one below the other."""
+    import altair as alt
+
+    # Every layer names all places: of layers that name their own, Vega would mix the orders.
+    places = alt.Scale(type="band", padding=0, domain=[point["label"] for point in points])
+    y = alt.Y("label:N", sort=None, axis=None, scale=places, **where)
+    return alt.Chart(alt.InlineData(values=points if some is None else some)).encode(y=y)
+
+
+def _rule(points: list[Point], reference: float, frame: Frame) -> "alt.Chart":
+    """The value of no effect, dashed; it leaves out the names of the rows."""
+    import altair as alt
+
+    across = _rows(points, bandPosition=0.4).mark_rule(strokeDash=[4, 4], opacity=0.6, aria=False)
+    x = alt.XDatum(reference, **frame.axis("x", padding=24))
+    return across.encode(x=x, y2=alt.Y2("label:N", bandPosition=1))
+
+
+def _bars(points: list[Point], frame: Frame) -> "list[alt.Chart]":
+    """From the value to each end, and a dot; without a value from the end that is known on."""
+    import altair as alt
+
     x = frame.axis("x", padding=24)
     tips = [alt.Tooltip("label:N", title=" "), *(tip(field, field) for field in FIELDS)]
-    y = alt.Y("label:N", sort=[point["label"] for point in points], axis=None)
-
-    def layer(data: list[dict[str, Any]]) -> alt.Chart:
-        return alt.Chart(alt.InlineData(values=data)).encode(y=y)
-
+    edges = {"low": alt.value(0), "high": alt.value("width")}
     some = [point for point in points if point["value"] is not None]
-    none = [point for point in points if point["value"] is None]
-    layers: list[alt.Chart] = []
-    if reference is not None:
-        at = alt.Chart(alt.InlineData(values=[{"reference": reference}]))
-        at = at.mark_rule(strokeDash=[4, 4], opacity=0.6)
-        layers.append(at.encode(x=alt.X("reference:Q", **x)))
-    for end, edge in (("low", alt.value(0)), ("high", alt.value("width"))):
-        for data, to in (
-            ([point for point in some if point[end] is not None], f"{end}:Q"),
-            ([point for point in some if point[end] is None], edge),
-        ):
-            bar = layer(data).mark_rule(strokeWidth=3, opacity=0.6, color=BLUE, aria=False)
-            layers += [bar.encode(x=alt.X("value:Q", **x), x2=to, tooltip=tips)] if data else []
+    bars: list[tuple[str, Any, list[Point]]] = []
+    for end, edge in edges.items():
+        other = "high" if end == "low" else "low"
+        bars += [
+            ("value", f"{end}:Q", [point for point in some if point[end] is not None]),
+            ("value", edge, [point for point in some if point[end] is None]),
+            (other, edge, [p for p in points if p["value"] is None and p[other] is not None]),
+        ]
+    layers = [
+        _rows(points, data)
+        .mark_rule(strokeWidth=3, opacity=0.6, color=BLUE, aria=False)
+        .encode(x=alt.X(f"{start}:Q", **x), x2=to, tooltip=tips)
+        for start, to, data in bars
+        if data
+    ]
     if some:
-        dot = layer(some).mark_point(filled=True, size=90, opacity=1, color=BLUE)
+        dot = _rows(points, some).mark_point(filled=True, size=90, opacity=1, color=BLUE)
         layers.append(dot.encode(x=alt.X("value:Q", **x), tooltip=tips))
-    at_left: dict[str, Any] = {"align": "left", "aria": False}
-    label = layer(points).mark_text(dy=-14, **at_left)
-    layers.append(label.encode(x=alt.value(0), text="label:N"))
-    if none:
-        missing = layer(none).mark_text(dy=3, fontStyle="italic", **at_left)
-        layers.append(missing.encode(x=alt.value(0), text=alt.value("no value")))
-    return frame.chart(layers, 46 * len({point["label"] for point in points}), facts)
+    return layers
 
 
-def _to(low: float | None, high: float | None) -> str:
-    if low is None and high is None:
-        return ""
-    if low is None or high is None:
-        return f", {text(low)} or more" if high is None else f", {text(high)} or less"
-    return f", {text(low)} to {text(high)}"
+def _told(value: float | None, low: float | None, high: float | None) -> str:
+    """Value and ends in words.
+
+    >>> _told(2.0, 1.0, None), _told(None, 1.0, None)
+    ('2, 1 or more', '1 or more')
+    """
+    ends = {
+        (True, True): "",
+        (True, False): f"{text(high)} or less",
+        (False, True): f"{text(low)} or more",
+        (False, False): f"{text(low)} to {text(high)}",
+    }[low is None, high is None]
+    known = "" if value is None else text(value)
+    return ", ".join(filter(None, [known, ends])) or text(None)

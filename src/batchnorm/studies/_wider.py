@@ -57,7 +57,7 @@ class Pairs:
     def words(self) -> str:
         """Where either arm works, by the medians."""
         sides = zip((WITHOUT, WITH), zip(*self.kept, strict=True), strict=True)
-        return " ".join(f"{name.capitalize()}: {_span(ranges)}." for name, ranges in sides)
+        return " ".join(f"{_with(name).capitalize()}: {_span(ranges)}." for name, ranges in sides)
 
     def _lost(self) -> str:
         return " ".join(
@@ -134,5 +134,5 @@ def _span(ranges: Sequence[Range]) -> str:
     beyond = f", {' and '.join(next_to)} no longer" if next_to else ""
     return (
         f"{10**low:.3g} to {10**high:.3g} work{beyond}; best {10**best:.3g} with "
-        f"{100 * accuracy:.1f} % (medians)"
+        f"{100 * accuracy:.1f}\N{NO-BREAK SPACE}% (medians)"
     )
