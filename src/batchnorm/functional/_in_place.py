@@ -15,8 +15,8 @@ from torch import Tensor
 from torch._C import _functions
 from torch.autograd.function import _SingleLevelFunction
 
-from batchnorm.functional._direct import unseen
 from batchnorm.functional._running import Running, fixed_moments, update
+from batchnorm.functional._unseen import unseen
 from batchnorm.kernels import _in_place
 from batchnorm.kernels._call import Backend, Call
 from batchnorm.kernels._pick import pick
@@ -57,7 +57,7 @@ def _write(
     backend: Backend, call: Call, running: Running, training: bool, graph: bool
 ) -> Tensor | str:
     """Overwrite the input and return the moments, or the reason why not."""
-    moments = None if training else fixed_moments(running.mean, running.var)
+    moments = None if training else fixed_moments(running.mean, running.var, plain=True)
     if graph:
         return _in_place.forward(backend, call, moments)
     reason = _in_place.gaps(call.x)

@@ -15,8 +15,8 @@ from batchnorm.functional._check import (
     check_momentum,
     position_mask,
 )
-from batchnorm.functional._direct import unseen
 from batchnorm.functional._running import Running, fixed_moments
+from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
 
