@@ -191,7 +191,7 @@ def test_a_consumer_that_cannot_be_followed_is_told_of_once():
 
 
 class OneActivationForTwo(nn.Module):
-    """Two layers that share an activation, one in training and one in evaluation."""
+    """Two layers, one of which goes on in training and the other in evaluation."""
 
     def __init__(self):
         super().__init__()
@@ -199,7 +199,8 @@ class OneActivationForTwo(nn.Module):
         self.relu, self.out = nn.ReLU(), nn.Linear(4, 2)
 
     def forward(self, x):
-        return self.out(self.relu(self.first(x) if self.training else self.second(x)))
+        first, second = self.first(x), self.second(x)
+        return self.out(self.relu(first if self.training else second))
 
 
 def test_two_layers_with_one_activation_are_left_alone():

@@ -408,3 +408,60 @@ def test_nested_containers_keep_every_other_path():
         *("0.0.weight", "0.0.bias", "1.0.0.weight", "1.0.0.bias")
     }
     assert new[1][1].weight is model[1][1].weight
+
+
+class OwnSigmoid(nn.Sigmoid):
+    pass
+
+
+class OwnGLU(nn.GLU):
+    pass
+
+
+def test_activations_that_derive_from_torchs_are_what_those_are():
+    model = nn.Sequential(linear(), OwnGLU(), nn.Linear(2, 3), OwnSigmoid())
+    changes = insert(model)
+    assert changes.changed[0][1].startswith("BatchNorm1d(4, axis=-1) before glu")
+    assert reason(changes, "2") == "not a hidden layer: sigmoid of its output is the model's output"
+    assert reason(insert(model, "after"), "0") == "glu of its output has half as many channels"
+
+
+def test_the_rank_of_a_layer_that_takes_a_buffer_is_told():
+    model = two(lambda self, x: x + self.b(F.relu(self.a(self.table))).mean((0, 1, 2)))
+    model.register_buffer("table", torch.randn(1, 5, 5, 4))
+    for changes in (insert(model), insert(model, example=torch.randn(3, 4))):
+        assert changes.changed == [("a", "BatchNorm2d(4, axis=-1) before relu; bias dropped")]
+    changes.model(torch.randn(3, 4))
+    position = two(lambda self, x: self.b(F.relu(self.a(self.table + x))), table=model.table)
+    assert "assumed" in insert(position).changed[0][1]  # x may have more axes than the table
+
+
+class Either(nn.Module):
+    """What the last layer takes is another layer's in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = linear(), linear(), linear()
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        h = F.relu(self.a(x))
+        return self.c(F.relu(self.b(h)) if self.training else h)
+
+
+class EitherActivation(Either):
+    def forward(self, x):
+        if self.training:
+            z = self.a(x)
+            return self.relu(z) + z
+        return self.relu(self.b(x))
+
+
+@pytest.mark.parametrize("example", [None, torch.randn(3, 4)])
+def test_after_where_another_layers_value_comes_too(example):
+    changes = insert(Either(), "after", example)
+    assert changes.changed == []
+    assert reason(changes, "b") == "relu of its output is not all that c takes"
+    changes = insert(EitherActivation(), "after", example)
+    assert changes.changed == []
+    assert reason(changes, "b") == "relu of its output is not all that relu gives"

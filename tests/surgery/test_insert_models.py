@@ -1,5 +1,7 @@
 """Models that we did not write, and models that torch.fx cannot follow as a whole."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,13 @@ from batchnorm.surgery import insert
 def build(name):
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     return zoo.get_model(name, weights=None, num_classes=5, **options)
+
+
+def outputs(model, x):
+    torch.manual_seed(1)
+    with torch.no_grad():
+        found = model(x)
+    return [found] if isinstance(found, torch.Tensor) else [one for one in found if one is not None]
 
 
 ZOO = [
@@ -34,7 +43,7 @@ ZOO = [
 @pytest.mark.parametrize("placement", ["before", "after"])
 @pytest.mark.parametrize(("name", "size", "before", "after", "left"), ZOO)
 @pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
-def test_zoo(name, size, before, after, left, placement):
+def test_zoo(name, size, before, after, left, placement, neutral):
     model = build(name)
     x = torch.randn(2, 3, size, size)
     expected = model.eval()(x)
@@ -51,6 +60,10 @@ def test_zoo(name, size, before, after, left, placement):
         assert str(traced) == str(changes)
     assert list(model.state_dict()) == keys
     assert torch.equal(model.eval()(x), expected)
+
+    twin = neutral(model, changes)
+    for mode in (False, True):
+        torch.testing.assert_close(outputs(twin.train(mode), x), outputs(model.train(mode), x))
 
     new = changes.model
     assert type(new) is type(model)
@@ -242,6 +255,65 @@ class BranchingAuxiliary(Auxiliary):
 def test_a_consumer_in_training_only_where_the_forward_cannot_be_followed(mode):
     changes = insert(BranchingAuxiliary().train(mode), example=torch.randn(3, 4))
     assert dict(changes.skipped)["body"] == "its output goes to relu and the output"
+
+
+class Answer(dict):
+    """As the outputs of many libraries, not known to torch's pytrees."""
+
+
+@dataclasses.dataclass
+class Outputs:
+    answer: Answer
+    z: torch.Tensor
+
+
+class Unfollowed(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.answer = answer
+
+    def forward(self, x):
+        z = self.body(x if x.sum() < 1e9 else -x)
+        return self.answer(self.head(F.relu(z)), z)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda y, z: Outputs(Answer(y=y), z),
+        lambda y, z: Answer(y=y, z=z),
+        lambda y, z: [Outputs(Answer(y=y), Answer(z=[z]))],
+    ],
+)
+def test_values_that_leave_in_objects_are_seen(answer):
+    changes = insert(Unfollowed(answer), example=torch.randn(3, 4))
+    assert changes.changed == []
+    assert dict(changes.skipped) == {
+        "body": "its output goes to relu and the output",
+        "head": "no activation follows: its output is the model's output",
+    }
+
+
+class InPlace(nn.Module):
+    """Changes what it is called with, and cannot be followed."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x, again):
+        if x is not again or x.sum() != 12:
+            raise ValueError("expected ones, twice")
+        x = x.mul_(2)
+        return self.head(F.relu(self.body(x)))
+
+
+def test_the_example_is_left_as_it_was():
+    example = torch.ones(3, 4)
+    changes = insert(InPlace(), example=(example, example))
+    assert [path for path, _ in changes.changed] == ["body"]
+    assert torch.equal(example, torch.ones(3, 4))
 
 
 class Stateful(nn.Module):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import fx, nn
 from torch.nn.modules import activation, dropout, pooling
 
@@ -128,9 +129,10 @@ def is_activation(node: fx.Node, modules: Modules) -> bool:
 
 
 def activation_name(node: fx.Node, modules: Modules) -> str:
-    """Its name as a function: ``relu`` for nn.ReLU too."""
+    """Its name as a function: ``relu`` for nn.ReLU too, and for what derives from it."""
     module = _module(node, modules)
-    return operation(node) if module is None else type(module).__name__.lower()
+    kinds = [kind for kind in type(module).__mro__ if kind in _ACTIVATIONS]
+    return kinds[0].__name__.lower() if kinds else operation(node)
 
 
 def is_normalization(node: fx.Node, modules: Modules) -> bool:
@@ -182,9 +184,14 @@ def rank(node: fx.Node, modules: Modules) -> int | None:
 def _rank(node: fx.Node, modules: Modules) -> int | None:
     module = _module(node, modules)
     name = type(module).__name__ if module else operation(node)
-    # Parameters are left out: they are broadcast to what they are added to.
-    feeding = [one.meta["rank"] for one in node.all_input_nodes if one.op != "get_attr"]
-    known = max((one for one in feeding if one is not None), default=None)
+    if node.op == "get_attr":
+        path, _, last = str(node.target).rpartition(".")
+        held = getattr(modules.get(path), last, None)
+        return held.dim() if isinstance(held, torch.Tensor) else None
+    # Parameters are broadcast to what they are added to.
+    feeding = [one for one in node.all_input_nodes if one.op != "get_attr"]
+    ranks = [one.meta["rank"] for one in feeding or node.all_input_nodes]
+    known = max((one for one in ranks if one is not None), default=None)
     if not (module or _is_call(node)):
         return None
     if name != "BatchNorm1d" and (dims := re.search(r"([123])d$", name)):

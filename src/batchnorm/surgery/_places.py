@@ -83,6 +83,10 @@ def place(
         return (sure or refusals)[0]
     if len({(one.path, one.first) for one in places}) > 1:
         return Refusal("its activation feeds different modules in training and in evaluation")
+    (there,) = {one.path for one in places}
+    if any(each.sites(there) and not each.sites(path) for each in readings if not each.unseen):
+        takes = "takes" if places[0].first else "gives"
+        return Refusal(f"{places[0].activation} of its output is not all that {there} {takes}")
     # The whole tells more than a part of it, and a run, which is read last, more than a trace.
     return max(reversed(places), key=lambda one: (not one.root, one.rank is not None))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,18 @@ def call_of(example: Any) -> Call:
     return (example if isinstance(example, tuple) else (example,)), {}
 
 
+def _fresh(call: Call) -> Call:
+    """The same call on copies of its tensors, since a model may change what it is given."""
+    copies: dict[int, Tensor] = {}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return copies.setdefault(id(value), value.clone())
+        return value
+
+    return pytree.tree_map(copied, call)
+
+
 def given(model: nn.Module, call: Call) -> set[str]:
     """The arguments of ``forward`` that the call passes; none where they do not fit."""
     try:
@@ -39,14 +51,14 @@ def record(model: nn.Module, call: Call, *, training: bool) -> Reading:
 
     Unlike a trace this follows control flow that depends on data, along the path the call takes.
     """
-    copied = scratch(model).train(training)
+    copied, call = scratch(model).train(training), _fresh(call)
     recorder = _Recorder(copied, call)
     for path, module in copied.named_modules():
         if is_read_as_one(module) and not any(_inside_one(copied, path)):
             recorder.watch(path, module)
     with undisturbed(model), recorder:
         result = copied(*call[0], **call[1])
-    recorder.graph.output(recorder.names(result)).meta["root"] = ""
+    recorder.graph.output(recorder.names(list(_tensors(result, set())))).meta["root"] = ""
     return Reading([recorder.graph], {}, training)
 
 
@@ -55,6 +67,24 @@ def _inside_one(model: nn.Module, path: str) -> list[str]:
     names = path.split(".")[:-1]
     above = [".".join(names[: depth + 1]) for depth in range(len(names))]
     return [path for path in above if is_read_as_one(model.get_submodule(path))]
+
+
+def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """The tensors in a value, whatever objects they are in."""
+    if id(value) in seen or isinstance(value, nn.Module | type):
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield value
+        return
+    parts = list(getattr(value, "__dict__", {}).values())
+    parts += [getattr(value, name, None) for name in getattr(type(value), "__slots__", ())]
+    if isinstance(value, Mapping):
+        parts += value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts += value
+    for part in parts:
+        yield from _tensors(part, seen)
 
 
 class _Recorder(TorchFunctionMode):
@@ -125,7 +155,7 @@ def verify(model: nn.Module, call: Call, places: list[str]) -> None:
     Raises:
         RuntimeError: the model raises; the message names the place that was being run.
     """
-    copied = scratch(model).eval()
+    copied, call = scratch(model).eval(), _fresh(call)
     running: list[str] = []
 
     def enter(path: str) -> Callable[..., None]:
