@@ -186,7 +186,11 @@ def test_the_time_left_is_that_of_the_pace_so_far(monkeypatch):
         (["study", "--model", "no:net"], "model 'no:net': importing 'no' from"),
         (["study", "--out", "notes.txt"], "the output folder 'notes.txt' is a file"),
         (["study", "--out", "."], "is not the folder of a run (it holds notes.txt)"),
-        (["study", "--out", "notes.txt/run"], "notes.txt/run: Not a directory"),
+        (["study", "--out", "notes.txt/run"], "the output folder 'notes.txt/run' cannot be made: 'notes.txt' is a file: choose another folder (--out"),
+        (["study", "--out", "x" * 300], "xx' cannot be used (File name too long): choose another"),
+        (["study", "--out", "/proc/run"], "the output folder '/proc/run' cannot be used ("),
+        (["study", "--jobs", "4000"], "processes would wait for each other on the"),
+        (["study", ""], "no study ''; possible: speed, learning_rate"),
         (["study", "--job", "2"], "No such option: --job"),
         (["study", "--out"], "Option '--out' requires an argument"),
         (["studdy"], "No such command 'studdy'"),
@@ -210,7 +214,10 @@ def test_mistakes_get_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, wo
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     tmp_path.chmod(0o500)
     assert run(["study", "--out", str(tmp_path / "run")]) == 2
-    assert f"{tmp_path / 'run'}: Permission denied" in capsys.readouterr().err
+    assert (
+        f"folder '{tmp_path / 'run'}' cannot be used (Permission denied): choose"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_full_disk_is_one_line(monkeypatch, capsys):
@@ -220,7 +227,8 @@ def test_a_full_disk_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(batchnorm.studies, "study", study)
     assert run(["study"]) == 2
     assert capsys.readouterr().err == (
-        "batchnorm: runs/study/trials.jsonl: No space left on device\n"
+        "batchnorm: runs/study/trials.jsonl: No space left on device; finished trials are kept: "
+        "make room, and the same command goes on\n"
     )
 
 

@@ -1,5 +1,6 @@
 """The command line: parse, call one public function, print."""
 
+import errno
 import shlex
 import sys
 from importlib.metadata import version
@@ -154,6 +155,8 @@ def _one_line(error: Exception) -> str:
         text = error.format_message()
     elif isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text += "; finished trials are kept: make room, and the same command goes on"
     else:
         text = str(error)
     return " ".join(text.split())

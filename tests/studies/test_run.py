@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # as worker processes find the fakes too
 from fake_studies import Tiny, fake_study, go
@@ -306,6 +307,12 @@ def test_an_interrupted_run_says_exactly_how_much_is_kept(tmp_path, pool, monkey
         ({"jobs": -3}, "jobs is -3: expected"),
         ({"jobs": 1.5}, "jobs is 1.5: expected"),
         ({"jobs": True}, "jobs is True: expected"),
+        ({"jobs": "2"}, "jobs is '2': expected"),
+        ({"jobs": 10**9}, "jobs is 1000000000: more than"),
+        ({"names": [1]}, "no study 1; possible: speed, learning_rate"),
+        ({"scale": None}, "no scale None; possible: quick, full"),
+        ({"scale": ["full"]}, "no scale ['full']: did you mean 'full'? possible"),
+        ({"out": ""}, "the output folder has no name: give one, such as runs/study"),
         ({"data": "didgits"}, "no data set 'didgits'"),
         ({"model": "nowhere:net"}, "model 'nowhere:net': importing 'nowhere' from"),
         ({"model": "mine:nett"}, "model 'mine:nett': 'mine' has no function 'nett'; it has net"),
@@ -332,6 +339,46 @@ def test_wrong_requests_are_refused_before_anything_is_written(tmp_path, monkeyp
     after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".pyc"}
     assert after == before
     sys.modules.pop("mine", None)
+
+
+def local_network():
+    return None
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"names": 3}, "names is 3: expected one or several of speed, learning_rate"),
+        (
+            {"model": local_network},
+            f"model is local_network itself: give its name, model='{__name__}:local_network', since "
+            "trials run in other processes, which find it by that name",
+        ),
+        (
+            {"model": lambda: None},
+            "model is a function; expected a name, module:function: put it at the top of a file, "
+            "such as mine.py, and give its name, model='mine:function', since trials run in other",
+        ),
+        (
+            {"model": torch.nn.Linear(1, 1)},
+            "model is of type Linear; expected a name, module:function: put a function that makes "
+            "it into a file, such as mine.py",
+        ),
+        (
+            {"data": (torch.rand(3, 3), torch.arange(3))},
+            "data is of type tuple; expected a name, one of digits, digits8x8, breast_cancer, MNIST",
+        ),
+        ({"out": 5}, "out is 5: expected the path of a folder, such as 'runs/study'"),
+        ({"out": None}, "out is None: expected the path"),
+        ({"executor": 2}, "executor is 2: expected a concurrent.futures executor"),
+        ({"on_progress": "bar"}, "on_progress is 'bar': expected a function that takes Progress"),
+    ],
+)
+def test_objects_where_names_are_expected_are_told_the_name(tmp_path, monkeypatch, asked, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match=re.escape(said)):
+        study(**asked)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_missing_library_is_named_with_the_way_to_get_it(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 
 from batchnorm.data import load
 from batchnorm.layers import BatchNorm1d
+from batchnorm.studies import study
+from batchnorm.studies._fits import check_fits
 from batchnorm.studies._network import build, mlp, why_not
 from batchnorm.studies._sweep import FULL_RATES, decades, networks
 from batchnorm.studies._trial import Setup, Trial
@@ -120,6 +123,41 @@ def linear():
 
 def number():
     return 3
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(12), nn.ReLU(), nn.LazyLinear(10))
+
+def double():
+    return plain().double()
+
+class Auxiliary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = plain()
+
+    def forward(self, x):
+        y = self.net(x)
+        return (y, y) if self.training else y
+
+class Loud(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = plain()
+
+    def forward(self, x):
+        x -= 0.5
+        return self.net(x)
+
+class Broken(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = plain()
+
+    def forward(self, x):
+        y = self.net(x)
+        if self.training:
+            y.retain = no_such_thing
+        return y.detach() if self.training else y
 """
 
 
@@ -140,12 +178,54 @@ def test_the_users_network_goes_through(own):
     assert len(replace(base, batch_norm=True, steps=3).run()) == 2
 
 
+@pytest.mark.parametrize("name", ["lazy", "double", "Loud"])
+def test_networks_with_open_sizes_other_dtypes_and_inputs_written_over_go_through(own, name):
+    data = load("digits8x8")
+    before, trial = data.test.x.clone(), replace(SMALL, network=own + name, activation="own")
+    check_fits(own + name, "digits8x8", data, batch_norm=True)
+    plain, normed = (build(replace(trial, batch_norm=b), data) for b in (False, True))
+    assert any(isinstance(m, BatchNorm1d) for m in normed.modules())
+    weights = [[p for p in m.parameters() if p.dim() == 2] for m in (plain, normed)]
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    fingerprint = load("digits8x8").fingerprint
+    rows = replace(trial, batch_norm=True).run(fingerprint)
+    assert replace(trial, batch_norm=True).run(fingerprint) == rows
+    assert torch.equal(data.test.x, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "Auxiliary",
+            "Auxiliary gives tuple for .* in training mode; expected logits of .*one tens",
+        ),
+        ("Broken", "in training mode: NameError: name 'no_such_thing' is not defined"),
+    ],
+)
+def test_networks_that_cannot_be_trained_are_told_before_hundreds_of_trials_are(own, name, says):
+    with pytest.raises(ValueError, match=f"model 'own_network:{name}' cannot be trained.*{says}"):
+        study(model=own + name, data="digits8x8")
+    assert not Path("runs").exists()
+
+
+def test_a_network_with_batch_norm_is_not_applicable_and_the_run_says_so(own, tmp_path):
+    run = study("speed", model=own + "normed", data="digits8x8", out="run")
+    assert run.not_applicable == {
+        "speed": "own_network:normed already has batch norm (2: BatchNorm1d); the study needs the "
+        "network without it"
+    }
+    assert run.report.exists()
+
+
 def test_why_the_users_network_is_no_case(own):
     reason = networks(Setup(model=own + "normed", data="digits8x8"))
     assert "already has batch norm (2: BatchNorm1d)" in reason
     reason = why_not(own + "linear", "digits8x8")
     assert reason.startswith("batch norm finds no place in own_network:linear")
-    with pytest.raises(ValueError, match="batch norm went nowhere in 'own_network:linear'"):
+    with pytest.raises(
+        ValueError, match=r"batch norm finds no place in own_network:linear \(1: no activation"
+    ):
         Trial(network=own + "linear", data="digits8x8", batch_norm=True, activation="own").run()
 
 

@@ -10,6 +10,8 @@ from batchnorm.data._data import Data, Examples, split, stratified
 from batchnorm.data._packages import EMBEDDED, TORCHVISION, Arrays, torchvision
 from batchnorm.named import call
 
+NAMES = (*EMBEDDED, *TORCHVISION)
+
 
 def load(name: str) -> Data:
     """The data set of that name.

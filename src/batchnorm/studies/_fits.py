@@ -5,6 +5,7 @@ from dataclasses import replace
 from batchnorm.data import Data, Examples
 from batchnorm.studies._network import build
 from batchnorm.studies._trial import Trial
+from batchnorm.studies._workers import reason
 from batchnorm.train import train
 
 
@@ -27,7 +28,7 @@ def check_fits(model: str, name: str, data: Data, *, batch_norm: bool) -> None:
     try:
         train(network, few, batch_size=trial.batch_size, steps=1, every=1)
     except Exception as error:
-        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, ValueError) else reason(error)
         raise ValueError(
             f"model {model!r}{arm} cannot be trained on data {name!r}: {text}"
         ) from error

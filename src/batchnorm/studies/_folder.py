@@ -1,5 +1,6 @@
 """A run's folder: finished trials a line at a time, everything else whole or not at all."""
 
+import errno
 import json
 import os
 from collections.abc import Generator, Mapping
@@ -15,6 +16,7 @@ MANIFEST, TRIALS, TIMING = "manifest.json", "trials.jsonl", "timing.json"
 UNFINISHED = "unfinished.json"  # how far the run has come that has no page yet
 VERDICTS, CHARTS, REPORT, LOCK = "verdicts.json", "charts", "report.html", ".lock"
 PART = ".part"
+WAY_OUT = "choose another folder (--out, or out=...)"
 
 
 @dataclass
@@ -83,30 +85,52 @@ class Folder:
 
 
 def check(path: Path) -> None:
-    """Touch nothing, and refuse a folder that a run must not write to.
+    """Touch nothing, and refuse a folder that a run must not write to, or cannot.
 
     Raises:
         ValueError: a file, a folder with other people's files, or one of a later format.
-        OSError: it cannot be looked into.
+        OSError: it cannot be looked into or written to.
     """
-    way_out = "choose another folder (--out, or out=...)"
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"the output folder {str(path)!r} is a file: {way_out}")
-    names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    with _explained(path):
+        _check_place(path)
+        names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+        manifest = read(path / MANIFEST)
     others = [name for name in names if name != LOCK and not name.endswith(PART)]
-    manifest = read(path / MANIFEST)
     if others and not ("batchnorm" in manifest and "format" in manifest):
         shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         raise ValueError(
             f"the output folder {str(path)!r} is not empty and is not the folder of a run (it "
-            f"holds {shown}); nothing was touched: {way_out}"
+            f"holds {shown}); nothing was touched: {WAY_OUT}"
         )
     if manifest and manifest["format"] != FORMAT:
         raise ValueError(
             f"the output folder {str(path)!r} is of format {manifest['format']}, this batchnorm "
-            f"writes format {FORMAT}: {way_out}, or use the version that wrote it "
+            f"writes format {FORMAT}: {WAY_OUT}, or use the version that wrote it "
             f"(batchnorm {manifest['batchnorm']})"
         )
+
+
+def _check_place(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"the output folder {str(path)!r} is a file: {WAY_OUT}")
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    if not nearest.is_dir():
+        raise ValueError(
+            f"the output folder {str(path)!r} cannot be made: {str(nearest)!r} is a file: {WAY_OUT}"
+        )
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@contextmanager
+def _explained(path: Path) -> Generator[None]:
+    """Errors of the system with the folder's name and the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(
+            f"the output folder {str(path)!r} cannot be used ({error.strerror}): {WAY_OUT}"
+        ) from error
 
 
 @contextmanager
@@ -127,14 +151,16 @@ def opened(path: Path, *, fresh: bool = False) -> Generator[Folder]:
     from filelock import FileLock, Timeout
 
     check(path)
-    path.mkdir(parents=True, exist_ok=True)
+    with _explained(path):
+        path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path / LOCK)
     try:
-        lock.acquire(timeout=0)
+        with _explained(path):
+            lock.acquire(timeout=0)
     except Timeout:
         raise BlockingIOError(
             f"the output folder {str(path)!r} is in use by another run: wait until it ends, stop "
-            "it, or choose another folder (--out, or out=...)"
+            f"it, or {WAY_OUT}"
         ) from None
     try:
         check(path)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy
 import torch
 
+from batchnorm.studies._asked import STUDIES
 from batchnorm.studies._context import Context
 from batchnorm.studies._folder import FORMAT
 from batchnorm.studies._network import summary
-from batchnorm.studies._plan import STUDIES, Part
+from batchnorm.studies._plan import Part
 from batchnorm.studies._trial import Setup
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from batchnorm.data import Data, load
 from batchnorm.named import call
 from batchnorm.surgery import Changes, insert
-from batchnorm.train import seeded
+from batchnorm.train import seeded, take_sizes
 
 if TYPE_CHECKING:
     from batchnorm.studies._trial import Trial
@@ -33,6 +33,7 @@ def build(trial: "Trial", data: Data) -> nn.Module:
     with seeded(trial.seed):
         if ":" in trial.network:
             model = own(trial.network)
+            take_sizes(model, data)
         elif trial.network == "mlp":
             model = mlp(data, trial.activation, trial.depth, trial.width)
         else:
@@ -41,7 +42,7 @@ def build(trial: "Trial", data: Data) -> nn.Module:
         if trial.batch_norm:
             changes = _inserted(trial.network, model, data)
             if not changes.changed:
-                raise ValueError(f"batch norm went nowhere in {trial.network!r}:\n{changes}")
+                raise ValueError(_no_place(trial.network, changes))
             model = changes.model
         if trial.batch_norm_inputs:
             model = nn.Sequential(_input_norm(data), model)
@@ -49,9 +50,12 @@ def build(trial: "Trial", data: Data) -> nn.Module:
 
 
 def _inserted(name: str, model: nn.Module, data: Data) -> Changes:
+    like = next(model.parameters(), data.train.x)
+    # A copy: the model may write into its input.
+    example = data.train.x[:2].clone().to(like.device, like.dtype)
     try:
-        return insert(model, example=data.train.x[:2].clone())
-    except (RuntimeError, TypeError) as error:
+        return insert(model, example=example)
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"batch norm cannot be put into {name!r}: {error}") from error
 
 
@@ -111,6 +115,10 @@ def why_not(name: str, data: str) -> str | None:
     changes = _inserted(name, model, load(data))
     if changes.changed:
         return None
+    return _no_place(name, changes)
+
+
+def _no_place(name: str, changes: Changes) -> str:
     reasons = "; ".join(f"{path}: {reason}" for path, reason in changes.skipped)
     return f"batch norm finds no place in {name}" + (f" ({reasons})" if reasons else "")
 

@@ -2,17 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+from batchnorm.studies._asked import names_of
 from batchnorm.studies._context import Context, Stamp
 from batchnorm.studies._fits import check_fits
 from batchnorm.studies._trial import Setup, Trial
 from batchnorm.studies._verdict import Verdict
-
-STUDIES = ("speed", "learning_rate")
-SCALES = ("quick", "full")
 
 
 class Study(Protocol):
@@ -61,64 +58,26 @@ class Part:
         return "failed" if self.failed else "done"
 
 
-def chosen(names: str | Iterable[str] | None) -> list[Study]:
+def chosen(names: object) -> list[Study]:
     """The studies of these names, each once; all of them for None or no names.
 
     Raises:
         ValueError: a name that is no study's.
+        TypeError: neither a name nor several.
 
     >>> [study.NAME for study in chosen("speed")]
     ['speed']
     """
-    wanted = [names] if isinstance(names, str) else list(names or STUDIES)
-    for name in wanted:
-        one_of("study", name, STUDIES)
-    modules = [import_module(f"batchnorm.studies.{name}") for name in STUDIES if name in wanted]
+    modules = [import_module(f"batchnorm.studies.{name}") for name in names_of(names)]
     return cast("list[Study]", modules)
-
-
-def one_of(what: str, value: object, possible: tuple[str, ...]) -> None:
-    """Refuse a value that is not among the possible ones.
-
-    Raises:
-        ValueError: and which one may have been meant.
-
-    >>> one_of("scale", "fulll", SCALES)
-    Traceback (most recent call last):
-    ValueError: no scale 'fulll': did you mean 'full'? possible: quick, full
-    """
-    if value in possible:
-        return
-    close = get_close_matches(str(value), possible, n=1)
-    hint = f": did you mean {close[0]!r}?" if close else ";"
-    raise ValueError(f"no {what} {value!r}{hint} possible: {', '.join(possible)}")
-
-
-def processes(jobs: object) -> int:
-    """How many processes; as many as there are cores for None.
-
-    Raises:
-        ValueError: less than one, or not a whole number.
-    """
-    from loky import cpu_count
-
-    if jobs is None:
-        return cpu_count()
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise ValueError(
-            f"jobs is {jobs!r}: expected a whole number of processes, 1 or more; leave it out for "
-            f"one on each core ({cpu_count()} here)"
-        )
-    return jobs
 
 
 def planned(studies: Iterable[Study], setup: Setup, context: Context) -> list[Part]:
     """Every study's trials under their keys.
 
     Raises:
-        ValueError: no such scale or data set, or a model that cannot be trained on the data.
+        ValueError: no such data set, or a model that cannot be trained on the data.
     """
-    one_of("scale", setup.scale, SCALES)
     examples = context.examples(setup.data)
     if setup.model is not None:
         context.model(setup.model)

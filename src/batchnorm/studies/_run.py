@@ -106,6 +106,7 @@ def study(
     Raises:
         ValueError: a wrong name, scale, number of jobs, data set, model or folder. Nothing has
             been written then.
+        TypeError: an object where a name is expected; likewise.
         OSError: the folder is in use by another run, or cannot be written.
         ImportError: the libraries of ``batchnorm[study]`` are not installed.
 
@@ -119,15 +120,23 @@ def study(
             f"studies need {', '.join(missing)}, not installed here: pip install 'batchnorm[study]'"
         )
     # Here, so that importing the package stays cheap.
+    from batchnorm.data import NAMES
+    from batchnorm.studies import _asked as asked
     from batchnorm.studies._carry_out import carry_out
     from batchnorm.studies._context import Context
     from batchnorm.studies._folder import check
     from batchnorm.studies._manifest import about
-    from batchnorm.studies._plan import chosen, planned, processes
+    from batchnorm.studies._plan import chosen, planned
     from batchnorm.studies._trial import Setup
 
-    studies, folder, context = chosen(names), Path(out), Context()
-    workers = processes(jobs)
+    studies = chosen(names)
+    asked.one_of("scale", scale, asked.SCALES)
+    if model is not None:
+        asked.named("model", model, "module:function")
+    if data is not None:
+        asked.named("data", data, f"one of {', '.join(NAMES)}, or module:function")
+    asked.check_calls(executor, on_progress)
+    workers, folder, context = asked.processes(jobs), asked.folder_of(out), Context()
     check(folder)
     setup = Setup(scale=scale, model=model, data=Setup.data if data is None else data)
     parts = planned(studies, setup, context)

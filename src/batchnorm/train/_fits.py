@@ -9,6 +9,19 @@ from batchnorm.data import Data
 from batchnorm.train._evaluate import modes_given_back
 
 
+def take_sizes(model: nn.Module, data: Data) -> None:
+    """Run a model with lazy parameters once, so that the data decide their shapes.
+
+    Raises:
+        ValueError: as :func:`check_output`.
+    """
+    if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
+        like = next(model.parameters(), data.train.x)
+        x = data.train.x[:2].clone().to(like.device, like.dtype)
+        with torch.no_grad(), modes_given_back(model):
+            _logits(model.eval(), x, data, "evaluation")
+
+
 def check_output(model: nn.Module, x: Tensor, data: Data) -> bool:
     """Try the model in evaluation and in training mode; what it is and draws stays as it was.
 
@@ -20,9 +33,7 @@ def check_output(model: nn.Module, x: Tensor, data: Data) -> bool:
     Raises:
         ValueError: it cannot take ``x``, or its output is not ``(m, classes)``.
     """
-    if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
-        with torch.no_grad(), modes_given_back(model):
-            _logits(model.eval(), x.clone(), data, "evaluation")
+    take_sizes(model, data)
     overwrites = False
     for mode in ("evaluation", "training"):
         # Without hooks: they may count or record the calls of the real run.
