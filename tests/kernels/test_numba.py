@@ -303,3 +303,23 @@ def test_refusals_say_why_and_what_to_do():
 def test_warmup_names_what_it_can_compile():
     with pytest.raises(ValueError, match=r"no kernel for torch\.int8; expected some of torch\.fl"):
         numba.warmup([torch.int8])
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [(40, 6), (21, 6), (3, 6, 70), (2, 6, 5, 5)])
+@pytest.mark.parametrize("kind", ["relu", "relu6", "hardswish", "elu", "leaky_relu"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_that_is_not_finite_stops_where_the_activation_is_flat(
+    kind, shape, layout, value, dtype
+):
+    call, dy = problem(shape, dtype, layout)
+    activation = Activation(kind, 0.0)  # leaky ReLU and ELU that are flat below zero
+    call = call._replace(activation=activation, x=call.x * 1e3, weight=call.weight * 8)
+    for each in (call, call._replace(residual=None)):
+        moments = plain.statistics(each.x, None)
+        wide = None if each.residual is None else each.residual.double()
+        unbent = each._replace(x=each.x.double(), residual=wide, activation=Activation())
+        flat = activation.slope(plain.normalize(unbent, moments)) == 0
+        assert flat.any()
+        compare(each, dy.masked_fill(flat, value))

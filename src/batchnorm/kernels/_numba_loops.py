@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchnorm.kernels._numba_math import activate, bend, differentiate, mapping, summing
+from batchnorm.kernels._numba_math import activate, bend, bend_back, differentiate, mapping, summing
 from batchnorm.kernels._numba_memory import WIDE, at, load, read, store, stream_line
 from batchnorm.kernels._numba_scalar import centre, fit, run_length
 
@@ -85,7 +85,7 @@ def _reduce(x: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any) -> Any:
     for j in range(n):
         d = centre(read(x, j, tag), mean, low, tag)
         g = read(dy, j, tag)
-        g = g if d * scale + bias > zero else slope * g
+        g = bend_back(g, d * scale + bias > zero, zero, slope)
         s += g
         q += g * d
     return s, q
@@ -98,7 +98,7 @@ def _reduce_add(x: Any, r: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any
     for j in range(n):
         d = centre(read(x, j, tag), mean, low, tag)
         g = read(dy, j, tag)
-        g = g if d * scale + bias + read(r, j, tag) > zero else slope * g
+        g = bend_back(g, d * scale + bias + read(r, j, tag) > zero, zero, slope)
         s += g
         q += g * d
     return s, q
@@ -130,7 +130,7 @@ def spread(x: Any, dy: Any, dx: Any, n: Any, line: Any, pull: Any, slope: Any, t
     for j in range(n):
         d = centre(read(x, j, tag), mean, low, tag)
         g = read(dy, j, tag)
-        g = g if d * scale + bias > zero else slope * g
+        g = bend_back(g, d * scale + bias > zero, zero, slope)
         store(dx, j, scale * g - (a + b * (invstd * d)), tag)
 
 
@@ -145,7 +145,7 @@ def spread_add(
     for j in range(n):
         d = centre(read(x, j, tag), mean, low, tag)
         g = read(dy, j, tag)
-        g = g if d * scale + bias + read(r, j, tag) > zero else slope * g
+        g = bend_back(g, d * scale + bias + read(r, j, tag) > zero, zero, slope)
         store(dx, j, scale * g - (a + b * (invstd * d)), tag)
         store(dr, j, g, tag)
 
@@ -176,13 +176,13 @@ def complete(z: Any, n: Any, r: Any, w: Any, y: Any, kind: Any, parameter: Any, 
 def to_gradient(
     z: Any, n: Any, r: Any, dy: Any, w: Any, kind: Any, parameter: Any, tag: Any
 ) -> None:
-    """``z = f'(z + r) dy``, 0 where the mask leaves positions out."""
+    """``z = f'(z + r) dy``, 0 where the mask leaves positions out or f is flat."""
     if r:
         for j in range(n):
             z[j] += load(r, j, tag)
     differentiate(z, n, kind, parameter)
     for j in range(n):
-        z[j] *= load(dy, j, tag)
+        z[j] = z[j] * load(dy, j, tag) if z[j] != 0 else 0.0
     if w:
         for j in range(n):
             z[j] = z[j] if load(w, j, WIDE) > 0 else 0.0

@@ -143,6 +143,12 @@ def bend(z: Any, zero: Any, relu: Any, slope: Any) -> Any:
 
 
 @mapping
+def bend_back(g: Any, positive: Any, zero: Any, slope: Any) -> Any:
+    """The gradient of `bend`; where that is flat it is zero, whatever comes in."""
+    return g if positive else (zero if slope == zero else slope * g)
+
+
+@mapping
 def activate(z: Any, n: Any, kind: Any, parameter: Any) -> None:
     """``z = f(z)`` over the first n."""
     zero, half, one = like(0.0, z[0]), like(0.5, z[0]), like(1.0, z[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchnorm.kernels._numba_math import bend, mapping, summing
+from batchnorm.kernels._numba_math import bend, bend_back, mapping, summing
 from batchnorm.kernels._numba_memory import constant, load, read, store
 from batchnorm.kernels._numba_scalar import centre, fit
 
@@ -103,7 +103,7 @@ def reduce(x: Any, dy: Any, n: Any, v: Any, f: Any, slope: Any, s: Any, q: Any, 
     for j in range(n):
         d = centred(x, j, v, f, tag)
         g = read(dy, j, tag)
-        g = g if lined_up(d, j, v, f, tag) > zero else slope * g
+        g = bend_back(g, lined_up(d, j, v, f, tag) > zero, zero, slope)
         s[j] += g
         q[j] += g * d
 
@@ -118,8 +118,8 @@ def reduce_two(
         d0 = centred(x, j, v, f, tag)
         d1 = centre(read(x, j + xs, tag), constant(v, j, tag), constant(v, j + LOW * f, tag), tag)
         g0, g1 = read(dy, j, tag), read(dy, j + dys, tag)
-        g0 = g0 if lined_up(d0, j, v, f, tag) > zero else slope * g0
-        g1 = g1 if lined_up(d1, j, v, f, tag) > zero else slope * g1
+        g0 = bend_back(g0, lined_up(d0, j, v, f, tag) > zero, zero, slope)
+        g1 = bend_back(g1, lined_up(d1, j, v, f, tag) > zero, zero, slope)
         s[j] += g0 + g1
         q[j] += g0 * d0 + g1 * d1
 
@@ -133,7 +133,7 @@ def reduce_add(
     for j in range(n):
         d = centred(x, j, v, f, tag)
         g = read(dy, j, tag)
-        g = g if lined_up(d, j, v, f, tag) + read(r, j, tag) > zero else slope * g
+        g = bend_back(g, lined_up(d, j, v, f, tag) + read(r, j, tag) > zero, zero, slope)
         s[j] += g
         q[j] += g * d
 
@@ -152,7 +152,7 @@ def spread(x: Any, dy: Any, dx: Any, n: Any, v: Any, f: Any, slope: Any, tag: An
     for j in range(n):
         d = centred(x, j, v, f, tag)
         g = read(dy, j, tag)
-        g = g if lined_up(d, j, v, f, tag) > zero else slope * g
+        g = bend_back(g, lined_up(d, j, v, f, tag) > zero, zero, slope)
         store(dx, j, constant(v, j + SCALE * f, tag) * g - pulled(d, j, v, f, tag), tag)
 
 
@@ -180,8 +180,8 @@ def spread_two(
         d0 = centre(read(x, j, tag), mean, low, tag)
         d1 = centre(read(x, j + xs, tag), mean, low, tag)
         g0, g1 = read(dy, j, tag), read(dy, j + dys, tag)
-        g0 = g0 if d0 * scale + bias > zero else slope * g0
-        g1 = g1 if d1 * scale + bias > zero else slope * g1
+        g0 = bend_back(g0, d0 * scale + bias > zero, zero, slope)
+        g1 = bend_back(g1, d1 * scale + bias > zero, zero, slope)
         store(dx, j, scale * g0 - (a + b * (invstd * d0)), tag)
         store(dx, j + dxs, scale * g1 - (a + b * (invstd * d1)), tag)
 
@@ -195,7 +195,7 @@ def spread_add(
     for j in range(n):
         d = centred(x, j, v, f, tag)
         g = read(dy, j, tag)
-        g = g if lined_up(d, j, v, f, tag) + read(r, j, tag) > zero else slope * g
+        g = bend_back(g, lined_up(d, j, v, f, tag) + read(r, j, tag) > zero, zero, slope)
         store(dx, j, constant(v, j + SCALE * f, tag) * g - pulled(d, j, v, f, tag), tag)
         store(dr, j, g, tag)
 
