@@ -32,7 +32,7 @@ ARROWS = {
     "screen": {"studies"},
     "cli": {"report", "screen", "studies"},
     "__main__": {"cli"},
-    "__init__": {"_version", "functional", "interop", "layers", "studies", "surgery"},
+    "__init__": {"_version", "functional", "interop", "kernels", "layers", "studies", "surgery"},
 }
 
 

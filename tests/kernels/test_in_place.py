@@ -141,6 +141,18 @@ def test_nothing_in_place_of_nothing(shape, activation):
     assert (gradients.weight == 0).all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
+def test_autograd_learns_of_what_was_overwritten(backend):
+    call, dy = problem((4, 3))
+    buffer = call.x.clone()
+    versions = buffer._version, dy._version
+    moments = _in_place.forward(backend, call._replace(x=buffer))
+    undone = call._replace(x=buffer)
+    backend.backward_from_output(dy, undone, moments, False, (True, False), out=dy)
+    assert buffer._version > versions[0]
+    assert dy._version > versions[1]
+
+
 def test_streamed_outputs(monkeypatch):
     monkeypatch.setattr(_memory, "_LARGE", 0)
     check(numba, *problem((3, 4, 37, 41)))

@@ -300,11 +300,6 @@ def test_refusals_say_why_and_what_to_do():
         assert words in numba.refuses(other)
 
 
-def test_warmup_names_what_it_can_compile():
-    with pytest.raises(ValueError, match=r"no kernel for torch\.int8; expected some of torch\.fl"):
-        numba.warmup([torch.int8])
-
-
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", [(40, 6), (21, 6), (3, 6, 70), (2, 6, 5, 5)])
 @pytest.mark.parametrize("kind", ["relu", "relu6", "hardswish", "elu", "leaky_relu"])

@@ -140,6 +140,38 @@ def python(source, **environment):
     return done.stdout
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_before_our_import_computes_with_threads_of_its_own():
+    """Its parent's OpenMP threads are gone, and waiting for them would never end."""
+    assert (
+        python(
+            """
+            import os, signal, warnings, numpy as np, torch
+            warnings.simplefilter("ignore")
+            torch.set_num_threads(2)
+            torch.randn(10**6).exp_()
+            child = os.fork()
+            if child:
+                print(os.waitpid(child, 0)[1])
+                raise SystemExit
+            signal.alarm(120)
+            from batchnorm.kernels import _team, numba
+            from batchnorm.kernels._activation import Activation
+            from batchnorm.kernels._call import Call
+            counts = []
+            run = _team.run
+            _team.run = lambda *given: counts.append(given[-1]) or run(*given)
+            x = torch.from_numpy(np.ones((9, 12, 90, 91), np.float32))
+            y, _ = numba.forward(Call(x, None, None, None, None, 1e-5, Activation()))
+            assert not y.numpy().any()
+            print(counts, flush=True)
+            os._exit(0)
+            """
+        )
+        == "[2]\n0\n"
+    )
+
+
 def test_a_cache_that_cannot_be_written_is_no_error():
     assert (
         python(

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 import torch
 from numba import carray
+from numba.core.caching import FunctionCache
 
 from batchnorm.kernels import _numba_planar as planar
 from batchnorm.kernels import _numba_recover as recover
@@ -202,6 +203,15 @@ def stamp() -> str:
     """A hash of our sources. Numba itself notices a change of this file only."""
     sources = sorted(Path(__file__).parent.glob("_numba_*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+@cache
+def cache_folder() -> str | None:
+    """Where compiled code is kept for later processes, if Numba found a place."""
+    try:
+        return str(FunctionCache(_planar_forward((TAGS[torch.float32], ""), np.float32)).cache_path)
+    except (RuntimeError, OSError):
+        return None
 
 
 @cache

@@ -53,7 +53,7 @@ def update(
         0.0 if var is None else _MOST[var.dtype],
         share,
     )
-    _kernel().function(record)
+    kernel().function(record)
     torch.autograd.graph.increment_version([t for t in (mean, var, batches) if t is not None])
 
 
@@ -98,5 +98,6 @@ def _body(variant: tuple[Any, str]) -> Callable[[Any], None]:
 
 
 @cache
-def _kernel() -> Kernel:
+def kernel() -> Kernel:
+    """The compiled update."""
     return c_function(_body((WIDE, stamp())))

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 _PID = os.getpid()
+_FORKED = 0x40  # Linux: forked, and no other program executed since
 
 
 def threads(work: int, grain: int) -> int:
@@ -30,9 +31,23 @@ def threads(work: int, grain: int) -> int:
     return min(torch.get_num_threads(), work // grain)
 
 
+def _forked() -> bool:
+    """Whether this process was forked before our import; `threads` knows of later ones.
+
+    OpenMP waits there for threads that its parent may have had.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        return bool(int(fields[6]) & _FORKED)
+    except (OSError, IndexError, ValueError):  # no Linux
+        return False
+
+
 @cache
 def _openmp() -> tuple[Any, int] | None:
     """Torch's ``GOMP_parallel`` and the address of ``omp_get_thread_num``, if it uses OpenMP."""
+    if _forked():
+        return None
     for path in Path(torch.__file__).parent.glob("lib/libtorch_cpu.so"):
         library = ctypes.CDLL(str(path))  # a symbol is also looked for in what it links to
         try:

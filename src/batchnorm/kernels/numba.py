@@ -8,7 +8,7 @@ Results have the same bits whatever the number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -20,7 +20,7 @@ from batchnorm.kernels._layout import layout
 
 name = "numba"
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -33,7 +33,19 @@ def _missing() -> str | None:
     return None
 
 
-def refuses(call: Call) -> str | None:
+def here() -> tuple[bool, str]:
+    """Whether Numba is installed, and where compiled code is kept."""
+    reason = _missing()
+    if reason is not None:
+        return False, reason
+    from batchnorm.kernels._numba_compile import cache_folder
+
+    folder = cache_folder()
+    kept = f"kept in {folder}" if folder else "kept nowhere, for want of a folder to write to"
+    return True, f"tensors on the CPU; compiled code is {kept}"
+
+
+def refuses(call: Call, named: bool = False) -> str | None:
     """Takes dense tensors of the four common floating types on the CPU."""
     x, residual = call.x, call.residual
     if x.device.type != "cpu":
@@ -42,30 +54,14 @@ def refuses(call: Call) -> str | None:
         return f"it takes plain tensors, and x is a {type(x).__name__}"
     if x.layout is not torch.strided:
         return f"it takes strided tensors, and x is {x.layout}"
-    if x.dtype not in _DTYPES:
+    if x.dtype not in DTYPES:
         return f"it has no kernel for x of {x.dtype}"
     if residual is not None and residual.dtype is not x.dtype:
         return f"it takes a residual of x's dtype {x.dtype}, and that is {residual.dtype}"
     for part in (call.weight, call.bias):
-        if part is not None and part.dtype not in _DTYPES:
+        if part is not None and part.dtype not in DTYPES:
             return f"it has no kernel for weight or bias of {part.dtype}"
     return _missing()
-
-
-def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,)) -> None:
-    """Compile all kernels for `dtypes`, or load them from Numba's cache on disk.
-
-    Raises:
-        ValueError: a dtype that has no kernel.
-    """
-    from batchnorm.kernels._numba_compile import VARIANTS, kernel
-
-    for dtype in dtypes:
-        if dtype not in _DTYPES:
-            known = ", ".join(str(d) for d in _DTYPES)
-            raise ValueError(f"warmup has no kernel for {dtype}; expected some of {known}")
-        for variant in VARIANTS:
-            kernel(*variant, dtype)
 
 
 @cache
@@ -81,6 +77,7 @@ def forward(call: Call, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(call.x) if out is None else out
     moments = torch.empty((3, call.x.shape[1]), dtype=torch.float64)
     _launch()("forward", call, y.stride(), moments, out=y, measure=True)
+    _written(out)
     return y, moments
 
 
@@ -96,6 +93,7 @@ def normalize(call: Call, moments: Tensor, out: Tensor | None = None) -> Tensor:
     """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``."""
     y = torch.empty_like(call.x) if out is None else out
     _launch()("forward", call, y.stride(), moments.contiguous(), out=y)
+    _written(out)
     return y
 
 
@@ -161,6 +159,7 @@ def backward_from_output(
         measure=not (fixed and weight is None and bias is None),
         fixed=fixed,
     )
+    _written(dx if dx is out else None)
     return Gradients(dx, dweight, dbias, None)
 
 
@@ -200,7 +199,7 @@ def updates(*running: Tensor | None) -> bool:
     """Whether `update_running` takes these buffers."""
     for t in running:
         if t is not None and not (
-            t.dtype in _DTYPES and t.device.type == "cpu" and t.is_contiguous()
+            t.dtype in DTYPES and t.device.type == "cpu" and t.is_contiguous()
         ):
             return False
     return _missing() is None
@@ -223,6 +222,12 @@ def _update() -> Callable[..., None]:
     from batchnorm.kernels._numba_running import update
 
     return update
+
+
+def _written(out: Tensor | None) -> None:
+    """Autograd must learn of what was overwritten behind its back."""
+    if out is not None:
+        torch.autograd.graph.increment_version(out)
 
 
 def _dense(x: Tensor) -> Tensor:

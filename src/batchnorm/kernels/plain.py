@@ -14,7 +14,15 @@ from batchnorm.moments import Moments, mask_weight, per_channel
 name = "plain"
 
 
-def refuses(call: Call) -> str | None:
+def here() -> tuple[bool, str]:
+    """It runs anywhere."""
+    return (
+        True,
+        "whatever the others leave: torch's plain operations, in float64 where there is one",
+    )
+
+
+def refuses(call: Call, named: bool = False) -> str | None:
     """Takes every call."""
     return None
 

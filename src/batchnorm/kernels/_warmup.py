@@ -1,0 +1,107 @@
+"""Compiling the CPU's kernels before the first call needs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from batchnorm.kernels import numba
+
+
+class Compiled(NamedTuple):
+    """One kernel made ready.
+
+    Attributes:
+        kernel: what it does, on which layout.
+        dtype: of the tensors; None for the running statistics, which may have any.
+        seconds: how long that took.
+        loaded: whether it came from the cache on disk.
+    """
+
+    kernel: str
+    dtype: torch.dtype | None
+    seconds: float
+    loaded: bool
+
+
+@dataclass(frozen=True, repr=False)
+class Warmup:
+    """What `warmup` made ready; prints as a table.
+
+    Attributes:
+        rows: one for each kernel.
+        reason: why there is none, or None.
+    """
+
+    rows: tuple[Compiled, ...]
+    reason: str | None = None
+
+    def __repr__(self) -> str:
+        if self.reason is not None:
+            return f"nothing to compile: {self.reason}"
+        width = max(len(row.kernel) for row in self.rows)
+        lines = [
+            f"{r.kernel:<{width}}  {r.dtype or 'any'!s:<14}  {r.seconds:6.2f} s  "
+            f"{'loaded' if r.loaded else 'compiled'}"
+            for r in self.rows
+        ]
+        total = sum(row.seconds for row in self.rows)
+        return "\n".join([*lines, f"{len(self.rows)} kernels in {total:.2f} s"])
+
+
+def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool = False) -> Warmup:
+    """Compile the CPU's kernels now, or load them from the cache on disk.
+
+    The first call with a new dtype or layout otherwise waits for it, some seconds without a cache
+    and a few tenths of one with it.
+
+    Args:
+        dtypes: of the inputs to come.
+        everything: masks, activations other than ReLU and leaky ReLU, and gradients from outputs
+            that were written in place, too.
+
+    Returns:
+        The kernels and the seconds that each took; none, and the reason, without Numba.
+
+    Raises:
+        ValueError: a dtype that has no kernel.
+
+    Example:
+        >>> ready = warmup()
+        >>> ready.reason is None and all(row.seconds >= 0 for row in ready.rows)
+        True
+    """
+    dtypes = tuple(dtypes)
+    for dtype in dtypes:
+        if dtype not in numba.DTYPES:
+            known = ", ".join(str(d) for d in numba.DTYPES)
+            raise ValueError(f"warmup has no kernel for {dtype}; expected some of {known}")
+    runs, reason = numba.here()
+    if not runs:
+        return Warmup((), reason)
+    from batchnorm.kernels import _numba_running
+    from batchnorm.kernels._numba_compile import VARIANTS, kernel
+
+    def timed(name: str, dtype: torch.dtype | None, make: Callable[[], Any]) -> Compiled:
+        start = time.perf_counter()
+        made = make()
+        return Compiled(name, dtype, time.perf_counter() - start, made.owner.cache_hits > 0)
+
+    rows = [
+        timed(_words(*variant), dtype, partial(kernel, *variant, dtype))
+        for dtype in dtypes
+        for variant in VARIANTS
+        if everything or not (variant[0] == "recover" or variant[2])
+    ]
+    return Warmup((*rows, timed("update of running statistics", None, _numba_running.kernel)))
+
+
+def _words(direction: str, planar: bool, general: bool) -> str:
+    words = "backward from the output" if direction == "recover" else direction
+    words += ", NCHW" if planar else ", channels last"
+    return words + (", any activation and mask" if general else "")

@@ -1,0 +1,74 @@
+"""Torch's own kernel against the definition, where no digits are at stake."""
+
+import pytest
+import torch
+
+import oracle
+from batchnorm.kernels import native, plain
+from batchnorm.kernels._activation import KINDS, Activation
+from batchnorm.kernels._call import Call
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+
+
+def problem(shape, dtype=torch.float32, layout="contiguous", activation="relu"):
+    x = oracle.laid_out(torch.randn(shape, dtype=torch.float64).to(dtype), layout)
+    residual, dy = (torch.randn(shape).to(dtype) for _ in range(2))
+    weight, bias = torch.randn(2, shape[1])
+    return Call(x, weight, bias, residual, None, 1e-5, Activation.parse(activation)), dy
+
+
+def compare(call, dy):
+    tolerance = TOLERANCE[call.x.dtype]
+    assert native.refuses(call, named=True) is None
+    y, moments = native.forward(call)
+    right_y, right = plain.forward(call)
+    assert moments.dtype == right.dtype
+    assert oracle.relative_error(moments, right) < (1e-12 if tolerance < 1e-9 else 1e-5)
+    assert oracle.relative_error(y, right_y.double()) <= tolerance
+    assert oracle.relative_error(native.normalize(call, right), right_y.double()) <= tolerance
+    assert y.dtype == call.x.dtype
+    assert y.stride() == torch.empty_like(call.x).stride()
+    out = torch.empty_like(call.x)
+    assert native.forward(call, out=out)[0] is out
+    assert torch.equal(out, y)
+    for fixed in (False, True):
+        for wanted in ((True, True), (False, False)):
+            got = native.backward(dy, call, right, fixed, wanted)
+            expected = plain.backward(dy, call, right, fixed, wanted)
+            for ours, theirs in zip(got, expected, strict=True):
+                assert (ours is None) == (theirs is None)
+                if ours is not None:
+                    assert oracle.relative_error(ours, theirs.double()) <= tolerance
+                    assert ours.stride() == theirs.stride()
+                    assert ours.dtype == theirs.dtype
+
+
+@pytest.mark.parametrize("layout", oracle.LAYOUTS[:4])
+@pytest.mark.parametrize("shape", [(7, 3), (40, 513), (3, 2, 5), (2, 3, 4, 5), (2, 2, 3, 4, 5)])
+def test_every_shape_in_every_layout(shape, layout):
+    call, dy = problem(shape, layout=layout)
+    compare(call, dy)
+    compare(call._replace(residual=None, weight=None), dy)
+    compare(call._replace(residual=None, bias=None, activation=Activation()), dy)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_activation(kind):
+    compare(*problem((9, 5, 6), torch.float64, activation=kind))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("parameters", [torch.float32, torch.bfloat16, torch.float64])
+def test_halves_with_parameters_of_any_dtype(dtype, parameters):
+    call, dy = problem((50, 5, 6), dtype, activation="identity")
+    call = call._replace(weight=call.weight.to(parameters), bias=call.bias.to(parameters))
+    compare(call._replace(residual=None), dy)
+
+
+@pytest.mark.parametrize("kind", ["relu", "hardswish"])
+def test_a_gradient_that_is_not_finite_stops_where_the_activation_is_flat(kind):
+    call, dy = problem((40, 6), activation=kind)
+    call = call._replace(weight=call.weight * 8, residual=None)
+    z = plain.forward(call._replace(activation=Activation()))[0]
+    compare(call, dy.masked_fill(call.activation.slope(z.double()) == 0, float("inf")))
