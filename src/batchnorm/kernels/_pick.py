@@ -94,6 +94,7 @@ def backends(
         ValueError: an activation that is not known.
 
     Example:
+        >>> import torch
         >>> backends(torch.ones(4, 3, dtype=torch.float64, device="meta"))
         numba   no   it computes on the CPU, and x is on meta
         native  no   it serves the CPU, CUDA and MPS, and x is on meta
