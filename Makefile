@@ -26,8 +26,14 @@ format: .venv
 bench: .venv
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
+# TensorFlow and JAX, for those who want them in the benchmark too.
+.venv-peers: benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers build dist .pytest_cache .ruff_cache .hypothesis
 
 # The stamp inside is written last, so an interrupted install is made again.
 .venv: .venv/installed

@@ -1,5 +1,6 @@
 """What is timed: the batch norms of real networks, one row of the table each."""
 
+import math
 from dataclasses import dataclass, replace
 
 # Channels, height and width of each batch norm; ResNet-18 as it is used on 32x32 images (a 3x3 stem).
@@ -20,13 +21,13 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement.
+    """One measurement, of every contender in each of its layouts.
 
     Attributes:
         group: the network or kind of input it comes from.
         shape: of the input, channels second.
         work: "forward", "training" (forward and backward) or "evaluation".
-        layout: "contiguous" or "channels_last".
+        dtype: "float32" or "bfloat16".
         relu: batch norm alone, or followed by ReLU.
         residual: another tensor is added before the ReLU.
     """
@@ -34,7 +35,6 @@ class Case:
     group: str
     shape: tuple[int, ...]
     work: str = "training"
-    layout: str = "contiguous"
     dtype: str = "float32"
     relu: bool = True
     residual: bool = False
@@ -42,10 +42,7 @@ class Case:
     @property
     def megabytes(self):
         """Of the input."""
-        elements = 1
-        for size in self.shape:
-            elements *= size
-        return elements * BYTES[self.dtype] / 1e6
+        return math.prod(self.shape) * BYTES[self.dtype] / 1e6
 
     @property
     def passes(self):
@@ -60,9 +57,13 @@ class Case:
             return forward
         return forward + 3 + 2 * self.residual
 
+    @property
+    def layouts(self):
+        """The memory layouts that this rank of tensor has."""
+        return ("contiguous", "channels_last") if len(self.shape) > 2 else ("contiguous",)
+
     def __str__(self):
         parts = ["x".join(map(str, self.shape)), self.work]
-        parts += [self.layout] if self.layout != "contiguous" else []
         parts += [self.dtype] if self.dtype != "float32" else []
         parts += ["+ residual"] if self.residual else []
         parts += ["+ ReLU"] if self.relu else []
@@ -87,11 +88,11 @@ def cases(quick=False):
         Case("small", (256, 512), relu=False),
         Case("1-D", (32, 128, 512)),
         Case("3-D", (4, 32, 16, 56, 56)),
+        Case("MLP", (4096, 1024), dtype="bfloat16"),
     ]
     anchor = Case("ResNet-50, 224x224", (32, 64, 56, 56))
     if quick:
-        return [anchor, replace(anchor, layout="channels_last"), *others[:1]]
-    channels_last = [replace(c, layout="channels_last") for c in resnets]
+        return [anchor, *others[:1]]
     deep = replace(anchor, shape=(32, 256, 14, 14))
     variants = [
         replace(base, **change)
@@ -102,8 +103,6 @@ def cases(quick=False):
             {"relu": False},
             {"residual": True},
             {"dtype": "bfloat16"},
-            {"dtype": "bfloat16", "layout": "channels_last"},
-            {"residual": True, "layout": "channels_last"},
         )
     ]
-    return resnets + channels_last + others + variants
+    return resnets + others + variants

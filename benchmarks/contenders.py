@@ -1,19 +1,34 @@
 """Ours and the peers that live in torch, as steps to be timed."""
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import batchnorm
-from batchnorm.functional import batch_norm
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+RANKS = {2: "1d", 3: "1d", 4: "2d", 5: "3d"}
 
 
 def laid_out(x, layout):
     """`x` with its channels last in memory, or first."""
-    if layout == "contiguous" or x.dim() < 3:
+    if layout == "contiguous":
         return x.contiguous()
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+class Source(torch.autograd.Function):
+    """A tensor as another layer would hand it over: no leaf, and free to be overwritten."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.empty(0, dtype=x.dtype).set_(
+            x.untyped_storage(), x.storage_offset(), x.size(), x.stride()
+        )
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy
 
 
 class Inputs:
@@ -21,57 +36,70 @@ class Inputs:
 
     def __init__(self, case, layout):
         generator = torch.Generator().manual_seed(0)
-        dtype, channels = DTYPES[case.dtype], case.shape[1]
+        trains = case.work == "training"
 
         def tensor():
-            return laid_out(torch.randn(case.shape, generator=generator).to(dtype), layout)
+            values = torch.randn(case.shape, generator=generator).to(DTYPES[case.dtype])
+            return laid_out(values, layout)
 
-        self.x = tensor().requires_grad_(case.work == "training")
+        self.x = tensor().requires_grad_(trains)
         self.dy = tensor()
-        self.residual = tensor().requires_grad_(case.work == "training") if case.residual else None
-        self.weight = torch.randn(channels, generator=generator).requires_grad_(
-            case.work == "training"
-        )
-        self.bias = torch.randn(channels, generator=generator).requires_grad_(
-            case.work == "training"
-        )
-        self.mean, self.var = torch.zeros(channels), torch.ones(channels)
-        self.leaves = [t for t in (self.x, self.weight, self.bias, self.residual) if t is not None]
+        self.residual = tensor().requires_grad_(trains) if case.residual else None
+        self.weight = torch.rand(case.shape[1], generator=generator) + 0.5
+        self.bias = torch.randn(case.shape[1], generator=generator)
+
+    def give(self, layer, case):
+        """Set the layer's parameters and mode."""
+        layer.weight.data.copy_(self.weight)
+        layer.bias.data.copy_(self.bias)
+        return layer.train(case.work != "evaluation")
 
 
-def ours(case, i):
-    """The package, with everything fused that it fuses."""
-    return batch_norm(
-        i.x, i.mean, i.var, i.weight, i.bias, case.work != "evaluation",
-        activation="relu" if case.relu else None, residual=i.residual,
-    )  # fmt: skip
+def ours(case, inplace=False):
+    """The package's layer, with everything fused that it fuses."""
+    make = getattr(batchnorm, f"BatchNormAct{RANKS[len(case.shape)]}")
+    layer = make(case.shape[1], "relu" if case.relu else None, inplace=inplace)
+    if not inplace:
+        return layer, layer
+    return layer, lambda x, residual: layer(Source.apply(x))
 
 
-def eager(case, i):
+def eager(case, dtype=None):
     """What a torch user writes."""
-    y = F.batch_norm(i.x, i.mean, i.var, i.weight, i.bias, case.work != "evaluation")
-    if i.residual is not None:
-        y = y + i.residual
-    return F.relu(y) if case.relu else y
+    norm = getattr(nn, f"BatchNorm{RANKS[len(case.shape)]}")(case.shape[1], dtype=dtype)
+
+    def forward(x, residual):
+        y = norm(x)
+        y = y if residual is None else y + residual
+        return F.relu(y) if case.relu else y
+
+    return norm, forward
 
 
-compiled = torch.compile(eager)
+def compiled(case):
+    """The same under torch.compile, specialized to one case."""
+    torch._dynamo.reset()
+    norm, forward = eager(case)
+    return norm, torch.compile(forward, dynamic=False)
 
 
-def step(function, case, layout):
+def step(contender, case, layout):
     """One call to time: forward, and backward where the case trains."""
+    layer, function = contender
     i = Inputs(case, layout)
+    i.give(layer, case)
     if case.work != "training":
 
         def forward():
             with torch.no_grad():
-                return function(case, i)
+                return function(i.x, i.residual)
 
         return forward
+    leaves = [i.x, layer.weight, layer.bias] + ([i.residual] if case.residual else [])
 
     def training():
-        y = function(case, i)
-        return y, torch.autograd.grad(y, i.leaves, i.dy)
+        y = function(i.x, i.residual)
+        return y, torch.autograd.grad(y, leaves, i.dy)
 
     return training
 
@@ -85,34 +113,38 @@ def copy_step(case):
 
 def wrong(case, layout):
     """How far ours is from float64 on the same input, in units of what the dtype resolves."""
+    got = step(ours(case), case, layout)()
     i = Inputs(case, layout)
-    got = step(ours, case, layout)()
-    got = (got[0], *got[1]) if case.work == "training" else (got,)
-    leaves = [t.detach().double().requires_grad_() for t in i.leaves]
-    exact = Inputs(case, layout)
-    exact.x, exact.weight, exact.bias = leaves[:3]
-    exact.residual = leaves[3] if i.residual is not None else None
-    exact.mean, exact.var = exact.mean.double(), exact.var.double()
-    y = eager(case, exact)
-    right = (y, *torch.autograd.grad(y, leaves, i.dy.double())) if case.work == "training" else (y,)
+    norm, exact = eager(case, torch.float64)
+    i.give(norm, case)
+    leaves = [i.x] + ([i.residual] if case.residual else [])
+    x, *residual = (t.detach().double().requires_grad_() for t in leaves)
+    y = exact(x, *residual or (None,))
+    if case.work != "training":
+        got, right = (got,), (y,)
+    else:
+        wanted = [x, norm.weight, norm.bias, *residual]
+        got, right = (got[0], *got[1]), (y, *torch.autograd.grad(y, wanted, i.dy.double()))
     # Where a value lies within rounding of ReLU's kink the gradient may fall on either side.
     near = (y.abs() < 1e-4).expand_as(y) if case.relu else torch.zeros_like(y, dtype=torch.bool)
     worst = 0.0
-    for ours_, right_ in zip(got, right, strict=True):
-        error = (ours_.double() - right_).abs()
-        if ours_.shape == y.shape:
+    for mine, other in zip(got, right, strict=True):
+        error = (mine.double() - other).abs()
+        if mine.shape == y.shape:
             error = error.masked_fill(near, 0)
-        worst = max(worst, (error.max() / right_.abs().max()).item())
+        worst = max(worst, (error.max() / other.abs().max()).item())
     return worst / torch.finfo(DTYPES[case.dtype]).eps
 
 
 def contenders(case):
-    """Name -> step. Every torch contender runs in both layouts, so that each has its best."""
-    layouts = ["contiguous", "channels_last"] if len(case.shape) > 2 else ["contiguous"]
-    steps = {"copy": copy_step(case), "ours": step(ours, case, case.layout)}
-    for layout in layouts:
-        steps[f"torch eager, {layout}"] = step(eager, case, layout)
-        steps[f"torch.compile, {layout}"] = step(compiled, case, layout)
+    """Name -> step, each in every layout."""
+    steps = {"copy": copy_step(case)}
+    for layout in case.layouts:
+        steps[f"ours, {layout}"] = step(ours(case), case, layout)
+        steps[f"torch eager, {layout}"] = step(eager(case), case, layout)
+        steps[f"torch.compile, {layout}"] = step(compiled(case), case, layout)
+        if case.work == "training" and not case.relu and not case.residual:
+            steps[f"ours in place, {layout}"] = step(ours(case, inplace=True), case, layout)
     return steps
 
 

@@ -7,11 +7,18 @@ from pathlib import Path
 
 from measure import ratio, resolved
 
+WORDS = {"contiguous": "contiguous (NCHW)", "channels_last": "channels_last"}
+
+
+def median_ms(seconds):
+    return statistics.median(seconds) * 1e3
+
 
 def best(seconds, names):
     """The contender of `names` with the smallest median."""
-    present = [n for n in names if n in seconds]
-    return min(present, key=lambda n: statistics.median(seconds[n]), default=None)
+    return min(
+        (n for n in names if n in seconds), key=lambda n: median_ms(seconds[n]), default=None
+    )
 
 
 def shown(interval):
@@ -21,107 +28,232 @@ def shown(interval):
     return text if resolved(interval) else f"{text}, not resolved"
 
 
-def figures(row):
-    """What the table says of one row: name -> (ratio, low, high)."""
+def figures(row, layout, mine="ours"):
+    """What one row says of ours in one layout: ratios with their intervals."""
     seconds = row["seconds"]
-    ours = seconds["ours"]
-    found = {}
-    same = f"torch eager, {row['layout']}"
-    if same in seconds:
-        found["eager"] = ratio(seconds[same], ours)
-    peers = [n for n in seconds if n not in ("ours", "copy")]
-    fastest = best(seconds, peers)
-    found["fastest"] = ratio(seconds[fastest], ours)
-    found["fastest_name"] = fastest
+    ours = seconds[f"{mine}, {layout}"]
+    fastest = best(seconds, [n for n in seconds if n != "copy" and not n.startswith("ours")])
     floor = [t * row["passes"] / 2 for t in seconds["copy"]]
-    found["floor"] = ratio(ours, floor)
-    return found
+    return {
+        "ms": median_ms(ours),
+        "eager": ratio(seconds[f"torch eager, {layout}"], ours),
+        "fastest": ratio(seconds[fastest], ours),
+        "peer": fastest,
+        "floor": ratio(ours, floor),
+    }
 
 
 def geometric_mean(values):
-    values = list(values)
-    return math.exp(statistics.fmean(map(math.log, values))) if values else math.nan
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def resnets(rows):
+    """The shapes for which targets are set."""
+    return [r for r in rows if r["group"].startswith("ResNet") and r["work"] == "training"
+            and r["dtype"] == "float32" and r["relu"] and not r["residual"]]  # fmt: skip
 
 
 def summary(rows):
     """The targets and what was reached."""
-    resnets = [r for r in rows if r.get("group", "").startswith("ResNet") and r["work"] == "training"
-               and r["dtype"] == "float32" and r["relu"] and not r["residual"]]  # fmt: skip
-    lines = ["| what | geometric mean | least | most |", "| --- | ---: | ---: | ---: |"]
-    for layout in ("contiguous", "channels_last"):
-        mine = [figures(r) for r in resnets if r["layout"] == layout]
-        for key, words in (("eager", "times torch eager's speed in the same layout"),
-                           ("fastest", "times the fastest peer's speed, whatever its layout")):  # fmt: skip
-            values = [f[key][0] for f in mine if key in f]
-            if values:
-                lines.append(
-                    f"| {layout}: {words} | {geometric_mean(values):.2f} | {min(values):.2f} | {max(values):.2f} |"
-                )
-    large = [figures(r)["floor"][0] for r in resnets if r["megabytes"] > 64]
-    if large:
-        lines.append(
-            f"| over 64 MB: time over the traffic floor | {geometric_mean(large):.2f} | {min(large):.2f} | {max(large):.2f} |"
-        )
+    lines = ["| forward + backward with ReLU, float32, shapes of the ResNets | aimed at | geometric mean | least | most |",
+             "| --- | --- | ---: | ---: | ---: |"]  # fmt: skip
+    chosen = resnets(rows)
+
+    def line(words, aim, values):
+        if values:
+            mean = geometric_mean(values)
+            lines.append(
+                f"| {words} | {aim} | {mean:.2f} | {min(values):.2f} | {max(values):.2f} |"
+            )
+
+    for layout, aim in (("contiguous", "4, never below 1"), ("channels_last", "2, never below 1")):
+        found = [figures(r, layout) for r in chosen if layout in r["layouts"]]
+        line(f"times torch eager's speed, {WORDS[layout]}", aim, [f["eager"][0] for f in found])
+    either = [max(figures(r, k)["fastest"][0] for k in r["layouts"]) for r in chosen]
+    line("times the fastest peer's, each in its best layout", "1.5", either)
+    large = [r for r in rows if r["megabytes"] > 64 and r["work"] == "training"]
+    line("over 64 MB: time over the traffic floor", "1.5",
+         [figures(r, k)["floor"][0] for r in large for k in r["layouts"]])  # fmt: skip
+    line("over 64 MB, in place: time over the traffic floor", "1.5",
+         [figures(r, k, "ours in place")["floor"][0]
+          for r in large for k in r["layouts"] if f"ours in place, {k}" in r["seconds"]])  # fmt: skip
+    return [*lines, "", *halves(rows), "", *small(rows)]
+
+
+def halves(rows):
+    """bfloat16 against float32; the two were timed one after the other."""
+    lines = ["| bfloat16's time over float32's (aimed at 0.7) | contiguous | channels_last |",
+             "| --- | ---: | ---: |"]  # fmt: skip
+    for half in (r for r in rows if r["dtype"] == "bfloat16"):
+        full = next((r for r in rows if r["case"] == half["case"].replace(" bfloat16", "")), None)
+        if full is None:
+            continue
+        cells = [
+            f"{median_ms(half['seconds'][k]) / median_ms(full['seconds'][k]):.2f}"
+            if k in half["seconds"] else ""
+            for k in ("ours, contiguous", "ours, channels_last")
+        ]  # fmt: skip
+        lines.append(f"| {full['case']} | {' | '.join(cells)} |")
+    return lines
+
+
+def small(rows):
+    """Inputs so small that what surrounds the kernels decides."""
+    lines = ["| small inputs, training step of one layer | aimed at | ours over torch's time |",
+             "| --- | --- | ---: |"]  # fmt: skip
+    for row in (r for r in rows if r["group"] == "small"):
+        aim = "1.5" if tuple(row["shape"]) == (32, 64) else "1.0"
+        seconds = row["seconds"]
+        interval = ratio(seconds["ours, contiguous"], seconds["torch eager, contiguous"])
+        lines.append(f"| {row['case']} | {aim} | {shown(interval)} |")
     return lines
 
 
 def table(rows):
-    """A line for each row."""
+    """A line for each row and layout."""
     lines = [
-        "| case | ours, ms | times torch eager's speed | times the fastest peer's | that peer | over the floor |",
-        "| --- | ---: | ---: | ---: | --- | ---: |",
+        "| case | layout | ours, ms | times torch eager's speed | times the fastest peer's | that peer | over the floor |",
+        "| --- | --- | ---: | ---: | ---: | --- | ---: |",
     ]
     for row in rows:
         if "failed" in row:
-            lines.append(f"| {row['case']} | not timed: {row['failed']} | | | | |")
+            lines.append(f"| {row['case']} | | not timed: {row['failed']} | | | | |")
             continue
-        f = figures(row)
-        ours = statistics.median(row["seconds"]["ours"]) * 1e3
-        eager = shown(f["eager"]) if "eager" in f else ""
-        lines.append(
-            f"| {row['case']} | {ours:.3f} | {eager} | {shown(f['fastest'])} | {f['fastest_name']} | {f['floor'][0]:.2f} |"
-        )
+        for mine in ("ours", "ours in place"):
+            for layout in row["layouts"]:
+                if f"{mine}, {layout}" not in row["seconds"]:
+                    continue
+                f = figures(row, layout, mine)
+                note = ", in place" if mine != "ours" else ""
+                lines.append(
+                    f"| {row['case']}{note} | {layout} | {f['ms']:.3f} | {shown(f['eager'])} | "
+                    f"{shown(f['fastest'])} | {f['peer']} | {f['floor'][0]:.2f} |"
+                )
     return lines
 
 
 def steps(rows):
     """The whole training step."""
-    lines = ["| training step | with ours | with torch's |", "| --- | ---: | ---: |"]
+    lines = [
+        "| ResNet-18, 32x32 images | with ours (aimed at 1.12) | with torch's |",
+        "| --- | ---: | ---: |",
+    ]
     for row in rows:
         seconds = row["seconds"]
         cells = [shown(ratio(seconds[n], seconds["without"])) for n in ("ours", "torch")]
-        lines.append(f"| {row['case']} | {cells[0]} | {cells[1]} |")
+        lines.append(f"| {row['step']} | {cells[0]} | {cells[1]} |")
     return lines
 
 
+def memory(rows):
+    """Peak memory of a step."""
+    lines = [
+        "| batch norm | added at the peak, MB | kept for the backward pass, MB |",
+        "| --- | ---: | ---: |",
+    ]
+    for r in rows:
+        lines.append(f"| {r['memory']} | {r['peak_megabytes']:.0f} | {r['kept_megabytes']:.0f} |")
+    return lines
+
+
+def faults(rows):
+    """The price of fresh memory."""
+    lines = ["| C library | ours, ms | torch eager, ms | one copy into warm memory, ms |",
+             "| --- | ---: | ---: | ---: |"]  # fmt: skip
+    for r in rows:
+        cells = (f"{median_ms(r['seconds'][n]):.0f}" for n in ("ours", "torch", "copy"))
+        lines.append(f"| {r['faults']} | {' | '.join(cells)} |")
+    return lines
+
+
+def chart(rows, path):
+    """Speed against torch eager in the same layout, a dot with its interval for each case."""
+    import altair as alt
+    import vl_convert
+
+    points = []
+    for row in rows:
+        for layout in row["layouts"]:
+            value, low, high = figures(row, layout)["eager"]
+            points.append(
+                {"case": row["case"], "layout": layout, "times": value, "low": low, "high": high}
+            )
+    y = alt.Y("case:N", sort=None, title=None, axis=alt.Axis(labelLimit=400))
+    color = alt.Color("layout:N", scale=alt.Scale(range=["#2a78b8", "#d0632b"]), title=None,
+                      legend=alt.Legend(orient="top"))  # fmt: skip
+    scale = alt.Scale(type="log", nice=False)
+    base = alt.Chart(alt.Data(values=points))
+    dots = base.mark_circle(size=60).encode(
+        alt.X(
+            "times:Q",
+            scale=scale,
+            title="times as fast as torch eager in the same layout (log scale)",
+        ),
+        y,
+        color,
+    )
+    bars = base.mark_rule().encode(alt.X("low:Q", scale=scale), y, color, x2="high:Q")
+    rule = (
+        alt.Chart(alt.Data(values=[{"one": 1}]))
+        .mark_rule(strokeDash=[4, 4], color="#666")
+        .encode(alt.X("one:Q", scale=scale))
+    )
+    drawn = (rule + bars + dots).properties(width=520, background="white")
+    path.write_text(vl_convert.vegalite_to_svg(drawn.to_dict()) + "\n")
+
+
 def draw(path):
-    """Write performance.md beside the rows."""
-    run = json.loads(Path(path).read_text())
+    """Write performance.md and its chart beside the rows."""
+    path = Path(path)
+    run = json.loads(path.read_text())
     kernels = [r for r in run["rows"] if "group" in r]
-    models = [r for r in run["rows"] if "group" not in r]
+    timed = [r for r in kernels if "failed" not in r]
+    chart(timed, path.with_suffix(".svg"))
     e = run["environment"]
+    parts = {kind: [r for r in run["rows"] if kind in r] for kind in ("step", "memory", "faults")}
     text = [
         "# Performance",
         "",
         f"Measured on {e['date']} by `make bench`: {e['cpu']}, {e['threads']} threads, {e['system']}, "
-        f"Python {e['python']}, torch {e['torch']}, batchnorm {e['batchnorm']}.",
+        f"Python {e['python']}, torch {e['torch']}, batchnorm {e['batchnorm']}; the machine's load average "
+        f"when it began was {e['load']:.1f}.",
         "",
-        "Each case was checked against float64 before it was timed. Contenders ran in one process in turn, "
-        "in random order; ratios are medians over rounds with a bootstrap 95 % interval, and \"not resolved\" "
-        "where the interval holds 1. The traffic floor is the reads and writes that no implementation can "
-        "avoid, at the speed at which this machine copied a tensor of that size in the same run.",
+        "Each case was checked against float64 before it was timed. Contenders ran in turn, in random order; "
+        "ratios are medians over rounds with a bootstrap 95 % interval, and \"not resolved\" where the interval "
+        "holds 1. The traffic floor is the reads and writes that no implementation can avoid, at the speed at "
+        "which this machine copied a tensor of that size into warm memory in the same run. Small layers are "
+        "timed whole, module call and running statistics included.",
         "",
         "## At a glance",
         "",
-        *summary([r for r in kernels if "failed" not in r]),
+        *summary(timed),
         "",
-        "Time of a training step of ResNet-18 over the same network without any batch norm:",
+        "Time of a whole training step over that of the same network without any batch norm:",
         "",
-        *(steps(models) if models else ["(not run)"]),
+        *steps(parts["step"]),
+        "",
+        f"![Speed of every case against torch eager]({path.with_suffix('.svg').name})",
+        "",
+        "## Memory",
+        "",
+        "A training step of ResNet-18 on 32x32 images with leaky ReLU, which can be undone; each in a process of its own.",
+        "",
+        *memory(parts["memory"]),
+        "",
+        "## Large tensors: fresh memory",
+        "",
+        "Above some 64 MB an output's memory comes fresh from the system each time, and the first touch of every "
+        "page costs more than the arithmetic. Forward + backward with ReLU of (32, 64, 112, 112), 103 MB:",
+        "",
+        *faults(parts["faults"]),
+        "",
+        "Thresholds are raised by `MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184` in the "
+        "environment of the process (glibc), which lets it keep what it freed; transparent huge pages are asked for by "
+        "`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`. Both hold memory back from other processes.",
         "",
         "## Every case",
         "",
         *table(kernels),
         "",
     ]  # fmt: skip
-    Path(path).with_suffix(".md").write_text("\n".join(text))
+    path.with_suffix(".md").write_text("\n".join(text))

@@ -1,11 +1,10 @@
 """TensorFlow and JAX, each in a process of its own that works only when asked.
 
-They are requirements of the benchmark alone: `pip install -r benchmarks/requirements.txt`. Where
-one is missing its column stays empty.
+They are requirements of the benchmark alone: `make .venv-peers` installs them beside the project's
+own environment. Where one is missing its column stays empty.
 """
 
 import contextlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,28 +13,39 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
+OWN = HERE.parent / ".venv-peers" / "bin" / "python"
+PYTHON = OWN if OWN.exists() else Path(sys.executable)
 FRAMEWORKS = {"tensorflow": "TensorFlow", "jax": "JAX"}
 
 
+def _installed(framework):
+    asked = f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({framework!r}))"
+    return subprocess.run([PYTHON, "-c", asked], check=False).returncode == 0
+
+
 @contextlib.contextmanager
-def other_frameworks(case):
-    """Name -> step for each framework that is installed; the processes end with the block."""
-    installed = [name for name in FRAMEWORKS if importlib.util.find_spec(name)]
-    workers = {name: _Worker(name, case) for name in installed}
+def other_frameworks():
+    """A function of a case that gives name -> step; the processes end with the block."""
+    workers = {FRAMEWORKS[name]: _Worker(name) for name in FRAMEWORKS if _installed(name)}
+
+    def steps(case):
+        for worker in workers.values():
+            worker.ask(json.dumps({"case": vars(case)}))
+        return {name: worker.step for name, worker in workers.items()}
+
     try:
-        yield {FRAMEWORKS[name]: worker.step for name, worker in workers.items()}
+        yield steps
     finally:
         for worker in workers.values():
             worker.end()
 
 
 class _Worker:
-    def __init__(self, framework, case):
-        command = [sys.executable, HERE / f"worker_{framework}.py", str(torch.get_num_threads())]
+    def __init__(self, framework):
+        command = [PYTHON, HERE / f"worker_{framework}.py", str(torch.get_num_threads())]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.ask(json.dumps(vars(case)))
 
     def ask(self, line):
         print(line, file=self.process.stdin, flush=True)
@@ -46,7 +56,7 @@ class _Worker:
 
     def step(self):
         """One step there; the pipe's round trip costs some 20 microseconds more."""
-        self.ask("step")
+        self.ask("{}")
 
     def end(self):
         self.process.stdin.close()

@@ -7,52 +7,73 @@ from torch.nn import functional as F
 import batchnorm
 
 
-class Torch(nn.Module):
-    """Batch norm, residual and ReLU as torch users write them."""
+def act(y, kind, inplace=False):
+    """The activation, as torch users write it."""
+    if kind == "leaky_relu":
+        return F.leaky_relu(y, inplace=inplace)
+    return y if kind is None else F.relu(y, inplace=inplace)
 
-    def __init__(self, channels, relu=True):
+
+class Torch(nn.Module):
+    """Batch norm, residual and activation as torch users write them."""
+
+    def __init__(self, channels, kind):
         super().__init__()
-        self.norm, self.relu = nn.BatchNorm2d(channels), relu
+        self.norm, self.kind = nn.BatchNorm2d(channels), kind
 
     def forward(self, x, residual=None):
         y = self.norm(x)
         y = y if residual is None else y + residual
-        return F.relu(y) if self.relu else y
+        return act(y, self.kind)
 
 
 class Without(nn.Module):
     """The same network with no batch norm at all."""
 
-    def __init__(self, channels, relu=True):
+    def __init__(self, channels, kind):
         super().__init__()
-        self.relu = relu
+        self.kind = kind
 
     def forward(self, x, residual=None):
-        y = x if residual is None else x + residual
-        return F.relu(y) if self.relu else y
+        return act(x if residual is None else x + residual, self.kind)
 
 
-def fused(channels, relu=True):
-    """Ours."""
-    return batchnorm.BatchNormAct2d(channels, "relu" if relu else None)
+class InPlace(nn.Module):
+    """Ours over its input; where a residual is added it follows, and the activation in its place."""
+
+    def __init__(self, channels, kind):
+        super().__init__()
+        self.kind = kind
+        self.fused = batchnorm.BatchNormAct2d(channels, kind, inplace=True)
+        self.bare = batchnorm.BatchNormAct2d(channels, None, inplace=True)
+
+    def forward(self, x, residual=None):
+        if residual is None:
+            return self.fused(x)
+        return act(self.bare(x) + residual, self.kind, inplace=True)
 
 
-NORMS = {"ours": fused, "torch": Torch, "without": Without}
+NORMS = {
+    "ours": batchnorm.BatchNormAct2d,
+    "ours in place": InPlace,
+    "torch": Torch,
+    "without": Without,
+}
 
 
 class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
-    def __init__(self, norm, inputs, outputs, stride):
+    def __init__(self, norm, kind, inputs, outputs, stride):
         super().__init__()
         self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.first_norm = norm(outputs)
+        self.first_norm = norm(outputs, kind)
         self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.second_norm = norm(outputs)
+        self.second_norm = norm(outputs, kind)
         self.shortcut = None
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs, relu=False)
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs, None)
             )
 
     def forward(self, x):
@@ -60,20 +81,23 @@ class Block(nn.Module):
         return self.second_norm(self.second(self.first_norm(self.first(x))), shortcut)
 
 
-def resnet18(norm):
-    """The network; `norm(channels, relu)` makes each batch norm."""
+def resnet18(norm, kind):
+    """The network; `norm(channels, kind)` makes each batch norm with its activation."""
     blocks, inputs = [], 64
     for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        blocks += [Block(norm, inputs, outputs, stride), Block(norm, outputs, outputs, 1)]
+        blocks += [
+            Block(norm, kind, inputs, outputs, stride),
+            Block(norm, kind, outputs, outputs, 1),
+        ]
         inputs = outputs
-    stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), norm(64)]
+    stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), norm(64, kind)]
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
-def training_step(name, layout, batch):
+def training_step(name, layout, batch, kind="relu"):
     """A step of plain gradient descent on a fixed batch, to be timed."""
     torch.manual_seed(0)
-    model = resnet18(NORMS[name])
+    model = resnet18(NORMS[name], kind)
     x, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
     if layout == "channels_last":
         model, x = (

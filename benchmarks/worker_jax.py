@@ -1,4 +1,4 @@
-"""Batch norm as JAX users write it, compiled, channels last; a step for each line of input."""
+"""Batch norm as JAX users write it, compiled, channels last; a case or a step for each line of input."""
 
 import json
 import os
@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 
-def main():
-    case = json.loads(sys.stdin.readline())
+def prepare(case):
+    """The step of one case."""
     n, c, *rest = case["shape"]
     keys = jax.random.split(jax.random.key(0), 3)
     x, dy, residual = (jax.random.normal(k, (n, *rest, c)).astype(case["dtype"]) for k in keys)
@@ -34,11 +34,17 @@ def main():
         return y, pull(dy)
 
     function = jax.jit(training if case["work"] == "training" else forward)
-    for _ in range(2):
-        jax.block_until_ready(function(x, scale, offset, residual))
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        jax.block_until_ready(function(x, scale, offset, residual))
+    return lambda: jax.block_until_ready(function(x, scale, offset, residual))
+
+
+def main():
+    step = None
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if asked:
+            step = prepare(asked["case"])
+            step()
+        step()
         print("done", flush=True)
 
 
