@@ -1,5 +1,6 @@
 """Three disjoint sets, the same on every load; what cannot be trained on is refused by name."""
 
+import subprocess
 import sys
 import types
 
@@ -156,6 +157,11 @@ def test_own_function_with_numpy_and_small_integers(own):
     assert data.train.y.dtype == torch.int64
 
 
+def test_own_function_with_sparse_inputs(own):
+    data = load(own(PAIR + "def f(): return (x > 0.5).float().to_sparse(), y") + ":f")
+    assert data.train.x.layout == torch.strided
+
+
 def test_own_function_with_three_pairs_or_data(own):
     three = PAIR + "def f(): return (x[:30], y[:30]), (x[30:40], y[30:40]), (x[40:], y[40:])\n"
     made = (
@@ -187,9 +193,23 @@ def test_an_edited_module_is_imported_anew(own):
         ("def f(): return x[:3], y[:3]", "validation set has 0 examples, expected at least 1"),
         ("def f(): return x[:0], y[:0]", "has no examples"),
         ("def f(): return x", "returned Tensor; expected batchnorm.data.Data"),
-        ("def f(): return x, y, x, y", "returned tuple; expected"),
+        (
+            "def f(): return x, y, x, y",
+            r"returned tuple \(Tensor, Tensor, Tensor, Tensor\); expected",
+        ),
         ("def f(): return (x, y), (x[:, :2], y), (x, y)", r"shape \(2,\), expected \(3,\)"),
-        ("def f(): return 'a', 'b'", "data '.*:f'"),
+        ("def f(): return 'a', 'b'", "data '.*:f': x is of type str, which is no array of numbers"),
+        (
+            "def f(): return [[1], [1, 2]], y",
+            r"x is of type list, which is no array .*equal length",
+        ),
+        ("def f(): return x, y, 3", r"returned tuple \(Tensor, Tensor, int\); expected"),
+        (
+            "def f(): return x, torch.where(y > 3, 10**12, y)",
+            "1000000000001 classes, more than the",
+        ),
+        ("def f(): raise SystemExit(3)", r"f\(\) raised SystemExit: 3"),
+        ("raise SystemExit(3)", r"importing .* raised SystemExit: 3"),
         ("def f(): return 1 / 0", r"f\(\) raised ZeroDivisionError: division by zero"),
         ("def g(): return x", "has no function 'f'; it has g"),
         ("def f(:", "raised SyntaxError"),
@@ -233,6 +253,8 @@ def torchvision(monkeypatch):
     class Set:
         def __init__(self, root, train):
             if not (root / "there").exists():
+                if (root / "torn").exists():
+                    raise EOFError("Ran out of input")
                 raise RuntimeError("Dataset not found. You can use download=True to download it")
             n = 60 if train else 20
             self.data, self.targets = self.images(n), (np.arange(n) % 4).tolist()
@@ -263,7 +285,78 @@ def test_torchvision_sets_keep_their_own_test_set(torchvision, monkeypatch, tmp_
 def test_a_torchvision_set_that_is_not_on_disk(torchvision, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BATCHNORM_DATA", raising=False)
-    with pytest.raises(ValueError, match=r"'MNIST' is not under .*data .* set BATCHNORM_DATA"):
+    with pytest.raises(
+        ValueError,
+        match=r"'MNIST' cannot be read from .*data \(RuntimeError: Dataset not found.* set BATCHNORM_DATA",
+    ):
+        load("MNIST")
+
+
+REAL = """
+import bz2, pickle, sys
+from pathlib import Path
+import numpy as np, torch
+
+# Named by torchvision's import, and defined by its C extension where that loads.
+library = torch.library.Library("torchvision", "FRAGMENT")
+for name in ("nms", "qnms"):
+    if not hasattr(torch.ops.torchvision, name):
+        library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from torchvision import datasets
+from batchnorm.data import load
+
+def idx(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
+
+random, root = np.random.default_rng(0), Path("data")
+for part, n in (("train", 60), ("t10k", 20)):
+    for name in ("MNIST", "FashionMNIST", "KMNIST"):
+        raw = root / name / "raw"
+        idx(raw / f"{part}-images-idx3-ubyte", random.integers(0, 256, (n, 28, 28), np.uint8))
+        idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(n) % 10).astype(np.uint8))
+for kind, label in ((datasets.CIFAR10, "labels"), (datasets.CIFAR100, "fine_labels")):
+    folder = root / kind.base_folder
+    folder.mkdir()
+    for name, _ in (*kind.train_list, *kind.test_list):
+        batch = {"data": random.integers(0, 256, (12, 3072), np.uint8), label: [*range(2)] * 6}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: ["a", "b"]}))
+for name, n in (("usps.bz2", 60), ("usps.t.bz2", 20)):
+    lines = [
+        f"{i % 10 + 1} " + " ".join(f"{j}:{v:.3f}" for j, v in enumerate(row, 1)) + "\\n"
+        for i, row in enumerate(random.uniform(-1, 1, (n, 256)))
+    ]
+    (root / name).write_bytes(bz2.compress("".join(lines).encode()))
+datasets.CIFAR10._check_integrity = lambda self: True  # made up here, so not of their checksum
+datasets.cifar.check_integrity = lambda *_: True
+for name in sys.argv[1:]:
+    data = load(name)
+    print(name, data.shape, data.classes, *map(len, (data.train, data.validation, data.test)))
+    assert 0 <= data.train.x.min() < 0.1 < 0.9 < data.train.x.max() <= 1
+"""
+
+
+def test_what_torchvision_itself_reads_from_disk(tmp_path):
+    names = ["MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100", "USPS"]
+    command = [sys.executable, "-c", REAL, *names]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == [
+        "MNIST (1, 28, 28) 10 50 10 20",
+        "FashionMNIST (1, 28, 28) 10 50 10 20",
+        "KMNIST (1, 28, 28) 10 50 10 20",
+        "CIFAR10 (3, 32, 32) 2 50 10 12",
+        "CIFAR100 (3, 32, 32) 2 10 2 12",
+        "USPS (1, 16, 16) 10 50 10 20",
+    ]
+
+
+def test_a_torchvision_set_that_is_torn(torchvision, monkeypatch, tmp_path):
+    (tmp_path / "torn").touch()
+    monkeypatch.setenv("BATCHNORM_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"'MNIST' cannot be read from .* \(EOFError: Ran out of"):
         load("MNIST")
 
 

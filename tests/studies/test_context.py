@@ -181,6 +181,10 @@ def drawn():
         model[1].weight.normal_(generator=generator)
     return model
 
+def meta():
+    with torch.device("meta"):
+        return net()
+
 def data():
     return torch.rand(50, 64), torch.arange(50) % 10
 
@@ -204,6 +208,7 @@ frozen_first = nn.Linear(64, 64)
             {"model": "refused:drawn"},
             "starts from other weights when it is made again with the same",
         ),
+        ({"model": "refused:meta"}, "model 'refused:meta': 1.weight has a shape but no values"),
         (
             {"data": "refused:data"},
             "data 'refused:data' is other data at each call, so that no run",

@@ -93,6 +93,11 @@ class Data:
                     f"{where} has labels from {low} to {high}, expected 0 to {self.classes - 1}: "
                     "number the classes from 0"
                 )
+        if self.classes > len(self.train):
+            raise ValueError(
+                f"data {self.name!r}: {self.classes} classes, more than the {len(self.train)} "
+                "training examples: number the classes from 0 without gaps"
+            )
         if len(self.train.y.unique()) < 2:
             raise ValueError(
                 f"data {self.name!r}: every training label is {int(self.train.y[0])}; expected at "

@@ -50,7 +50,7 @@ def _own(name: str, given: Any) -> Data:
     try:
         if isinstance(given, tuple | list) and len(given) == 2:
             return split(name, *_tensors(*given))
-        if isinstance(given, tuple | list) and len(given) == 3:
+        if isinstance(given, tuple | list) and len(given) == 3 and all(map(_is_pair, given)):
             parts = [Examples(*_tensors(*pair)) for pair in given]
             classes = 1 + max((int(part.y.max()) for part in parts if len(part)), default=0)
             return Data(name, *parts, classes=classes, shape=tuple(parts[0].x.shape[1:]))
@@ -59,15 +59,22 @@ def _own(name: str, given: Any) -> Data:
         raise ValueError(
             message if repr(name) in message else f"data {name!r}: {message}"
         ) from error
+    kind = type(given).__name__
+    if isinstance(given, tuple):
+        kind += f" ({', '.join(type(one).__name__ for one in given)})"
     raise ValueError(
-        f"data {name!r} returned {type(given).__name__}; expected batchnorm.data.Data, (x, y), or "
-        "three (x, y) pairs: train, validation, test"
+        f"data {name!r} returned {kind}; expected batchnorm.data.Data, (x, y), or three (x, y) "
+        "pairs: train, validation, test"
     )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
 
 
 def _tensors(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """Inputs as float32 and labels as int64, where nothing is lost by it."""
-    inputs, labels = torch.as_tensor(x), torch.as_tensor(y)
+    inputs, labels = _tensor("x", x), _tensor("y", y)
     if inputs.is_complex() or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
             f"x is {inputs.dtype} and y is {labels.dtype}; expected real x and whole-number y, one "
@@ -82,3 +89,14 @@ def _with_own_test(name: str, learned: Arrays, test: Arrays) -> Data:
     rows, held_out = stratified(y, (1 / 6,))
     parts = Examples(x[rows], y[rows]), Examples(x[held_out], y[held_out]), Examples(*test)
     return Data(name, *parts, classes=int(y.max()) + 1, shape=tuple(x.shape[1:]))
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} is of type {type(value).__name__}, which is no array of numbers ({error}): "
+            "give tensors, NumPy arrays or lists of equal length"
+        ) from error
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()

@@ -86,11 +86,11 @@ def torchvision(name: str) -> tuple[Arrays, Arrays]:
         ) from error
     try:
         learned, test = (getattr(datasets, name)(root, train=part) for part in (True, False))
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # not there, or torn: each set has its own way to fail
         raise ValueError(
-            f"data {name!r} is not under {root.resolve()} ({error}): download it with "
-            f"torchvision.datasets.{name}({str(root)!r}, download=True), or set BATCHNORM_DATA to "
-            "the folder that holds it"
+            f"data {name!r} cannot be read from {root.resolve()} ({type(error).__name__}: {error})"
+            f": download it with torchvision.datasets.{name}({str(root)!r}, download=True), or set "
+            "BATCHNORM_DATA to the folder that holds it"
         ) from error
     return _images(learned), _images(test)
 

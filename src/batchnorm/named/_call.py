@@ -27,7 +27,7 @@ def call(name: str, what: str) -> Any:
                 sys.modules.pop(stale, None)
             module = importlib.import_module(module_name)
             _imported[module_name] = files
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(
                 f"{what} {name!r}: importing {module_name!r} from {Path.cwd()} or sys.path raised "
                 f"{type(error).__name__}: {error}"
@@ -40,7 +40,7 @@ def call(name: str, what: str) -> Any:
             )
         try:
             return getattr(module, function)()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(
                 f"{what} {name!r}: {function}() raised {type(error).__name__}: {error}"
             ) from error

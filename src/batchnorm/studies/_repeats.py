@@ -37,7 +37,10 @@ def initial_state(name: str) -> str:
             other weights at the second call.
     """
     first = _made(name)
-    before = _hash(first)
+    try:
+        before = _hash(first)
+    except ValueError as error:
+        raise ValueError(f"model {name!r}: {error}") from error
     second = _made(name)
     kept = _storages(first).keys() & _storages(second).keys()
     if kept:
@@ -99,6 +102,11 @@ def _hash(model: nn.Module) -> str:
         if is_lazy(tensor):
             digest.update(f"{path} lazy".encode())
             continue
+        if tensor.is_meta:
+            raise ValueError(
+                f"{path} has a shape but no values (device meta): make the network on a device "
+                "that holds them"
+            )
         digest.update(f"{path} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().view(-1)
         digest.update(np.ascontiguousarray(flat.view(torch.uint8).numpy()).data)
