@@ -24,12 +24,7 @@ def decades(low: float, high: float, step: float) -> list[float]:
 # Fine where ranges end: two ends, known to a step each, are told apart to two steps.
 RATES = {
     ("quick", "sigmoid"): decades(-0.5, 1, 0.5),
-    ("quick", "relu"): [
-        *decades(-2, -1.5, 0.5),
-        *decades(-1.25, -1, 0.25),
-        *decades(-0.5, 0.75, 0.25),
-        *decades(1, 1.5, 0.5),
-    ],
+    ("quick", "relu"): [0.01, *decades(-1.5, -1, 0.25), *decades(-0.5, 1, 0.25)],
     ("quick", "own"): decades(-3, 1, 0.5),
 }
 FULL_RATES = [

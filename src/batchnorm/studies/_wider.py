@@ -114,11 +114,24 @@ def judged(
     return Verdict(study, claim, metric, value, low, high, word, unit, rule, note, held, caution)
 
 
-def unknown(metric: str, study: str, why: str) -> Verdict:
+def unknown(metric: str, study: str, pairs: Pairs) -> Verdict:
     """Of ranges that most seeds do not have."""
     claim = "The range of settings that work well is wider with batch norm."
     rule = f"inconclusive where an arm gains less than {100 * LEARNED:.0f} points of accuracy"
-    return Verdict(study, claim, metric, None, None, None, INCONCLUSIVE, "decades", rule, why)
+    return Verdict(
+        study,
+        claim,
+        metric,
+        None,
+        None,
+        None,
+        INCONCLUSIVE,
+        "decades",
+        rule,
+        pairs.dead,
+        "",
+        pairs.few,
+    )
 
 
 def _with(name: str) -> str:

@@ -77,7 +77,7 @@ def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
 def _over_rates(plain: Sweep, normed: Sweep, network: str) -> list[Verdict]:
     name, pairs = label(network), paired(plain, normed)
     if pairs.dead:
-        return [unknown(f"range of learning rates, {name}", NAME, pairs.dead)]
+        return [unknown(f"range of learning rates, {name}", NAME, pairs)]
     return [
         judged(
             pairs.differences("width"),
@@ -140,7 +140,7 @@ def _over_initial_scales(plain: Sweep, normed: Sweep, network: str) -> Verdict:
     name, pairs = label(network), paired(plain, normed)
     metric = f"range of initial scales, {name}"
     if pairs.dead:
-        return unknown(metric, NAME, pairs.dead)
+        return unknown(metric, NAME, pairs)
     steps = next(iter(plain[1.0].values())).budget
     return judged(
         pairs.differences("width"),
