@@ -154,7 +154,7 @@ def test_an_arm_that_learns_nowhere_has_no_range():
     everywhere = dead(rows((-2, 1.5)), 3)
     (verdict,) = learning_rate.measure(everywhere)
     assert (verdict.verdict, verdict.value) == ("inconclusive", None)
-    assert verdict.note == (
+    assert verdict.caution == (
         "In 3 of 5 seeds the network without batch norm gains less than 10 points of accuracy at "
         "its best setting."
     )

@@ -105,7 +105,7 @@ def test_a_base_that_learns_nothing_sets_no_pace():
     verdicts = speed.measure(rows((20, 0.9), plain=(50, 0.15)))
     assert {v.verdict for v in verdicts} == {"inconclusive"}
     assert verdicts[0].value is None
-    assert "The base learned 5 points" in verdicts[0].note
+    assert "The base learned 5 points" in verdicts[0].caution
 
 
 def test_a_base_still_improving_at_the_end_is_said():

@@ -118,20 +118,9 @@ def unknown(metric: str, study: str, pairs: Pairs) -> Verdict:
     """Of ranges that most seeds do not have."""
     claim = "The range of settings that work well is wider with batch norm."
     rule = f"inconclusive where an arm gains less than {100 * LEARNED:.0f} points of accuracy"
-    return Verdict(
-        study,
-        claim,
-        metric,
-        None,
-        None,
-        None,
-        INCONCLUSIVE,
-        "decades",
-        rule,
-        pairs.dead,
-        "",
-        pairs.few,
-    )
+    why = f"{pairs.few} {pairs.dead}".strip()
+    none = (None, None, None, INCONCLUSIVE, "decades", rule)
+    return Verdict(study, claim, metric, *none, caution=why)
 
 
 def _with(name: str) -> str:

@@ -184,7 +184,7 @@ def _verdict(
     none = (NAME, claim, metric, None, None, None, INCONCLUSIVE, "×", RULE)
     if result.gained < LEARNED:
         gained = f"The base learned {100 * result.gained:.0f} points in the steps given: no pace."
-        return Verdict(*none, gained, caution=result.caution)
+        return Verdict(*none, caution=f"{gained} {result.caution}".strip())
     note = result.note if note is None else note
     if math.isnan(per_step):
         return Verdict(*none, note, caution=result.caution)
