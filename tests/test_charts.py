@@ -86,6 +86,16 @@ def test_a_sweep_has_a_log_axis_unless_told_otherwise():
     assert kind(sweep(data, y="y", log_x=False)) is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "ticks"),
+    [((0.01, 0.0316, 31.6), [0.01, 0.1, 1, 10]), ((0.1, 3.16), None), ((0.316, 20), None)],
+)
+def test_a_log_axis_over_decades_is_marked_at_them(settings, ticks):
+    data = [{"arm": "a", "learning_rate": rate, "y": 1} for rate in settings]
+    axis = of_kind(sweep(data, y="y"), "line")[0]["encoding"]["x"]["axis"]
+    assert axis.get("values") == ticks
+
+
 def test_a_log_axis_has_no_place_for_zero():
     data = [{"arm": "a", "step": step, "y": 1} for step in (0, 1)]
     assert len(of_kind(curves(data, "step", "y", log_x=True), "line")[0]["data"]) == 1

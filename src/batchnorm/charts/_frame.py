@@ -34,7 +34,9 @@ class Frame:
         given, field = (self.x_title, self.x) if channel == "x" else (self.y_title, self.y)
         return given or field.replace("_", " ")
 
-    def axis(self, channel: str, padding: int = 0) -> dict[str, Any]:
+    def axis(
+        self, channel: str, padding: int = 0, ticks: list[float] | None = None
+    ) -> dict[str, Any]:
         """Title, scale and axis of a channel, as keywords of an encoding."""
         import altair as alt
 
@@ -44,6 +46,7 @@ class Frame:
         scale |= {"padding": padding} if padding else {}
         style: dict[str, Any] = {"grid": channel == "y", "tickCount": 5 if channel == "y" else 6}
         style |= {"format": "~g"} if log else {"format": ".0%"} if share else {}
+        style |= {"values": ticks} if ticks else {}
         return {
             "title": self.named(channel),
             "scale": alt.Scale(**scale),

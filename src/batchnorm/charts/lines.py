@@ -1,5 +1,6 @@
 """Curves and sweeps: a line an arm."""
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -115,7 +116,7 @@ def _lines(
     both: dict[str, Any] = {"title": None, "legend": key}
     ink: dict[str, Any] = both | {"scale": alt.Scale(domain=arms, range=inks)}
     mark: dict[str, Any] = both | {"scale": alt.Scale(domain=arms, range=marks[: len(arms)])}
-    x = frame.axis("x", padding=12 if dots else 0)
+    x = frame.axis("x", padding=12 if dots else 0, ticks=_decades(points) if frame.log_x else None)
     lost = [arm for arm in arms if any(p["arm"] == arm for p in crosses)]
     y = frame.axis("y", padding=8 + 14 * len(lost) if dots and lost else 0)
     name, count = alt.Tooltip("arm:N", title=" "), alt.Tooltip("runs:N", title="runs with a number")
@@ -144,6 +145,13 @@ def _lines(
         layers.append(cross.encode(y=foot, tooltip=[name, at, count]))
     cross_note = "× more than half of the runs diverged" if crosses else ""
     return frame.chart(layers, HEIGHT, facts, "; ".join(filter(None, [note, cross_note])))
+
+
+def _decades(points: list[Row]) -> list[float] | None:
+    """The powers of ten on a logarithmic axis, where there are enough of them to read it by."""
+    ends = [math.log10(end(p["x"] for p in points)) for end in (min, max)]
+    powers = range(math.ceil(ends[0] - 0.01), math.floor(ends[1] + 0.01) + 1)
+    return [float(f"1e{power}") for power in powers] if len(powers) > 2 else None
 
 
 def _arms(points: Iterable[Row]) -> list[str]:
