@@ -26,9 +26,10 @@ METHOD = (
     "the network without it ever reaches, over paired seeds: same initial weights, same "
     "mini-batches. Learning rates come from one grid and are chosen on the validation set; steps "
     "are counted on the test set, in evaluation mode, where running averages trail the weights by "
-    "some tens of steps. Seconds are steps times the seconds of one step, timed with no other trial "
-    "running; what else the machine does at that time is in them. On tabular data batch norm in the hidden layers is told apart from batch norm on the "
-    "inputs too: only the latter stands in for normalized inputs."
+    "some tens of steps. Seconds are steps times the seconds of one step, timed with no other "
+    "training run beside it; whatever else the machine does then is in them. On tabular data batch "
+    "norm in the hidden layers is told apart from batch norm on the inputs too: only the latter "
+    "stands in for normalized inputs."
 )
 PUBLISHED = (
     "Inception on ImageNet came to the accuracy of the original in 13.3 million steps instead of "
