@@ -158,6 +158,7 @@ AVERAGES = RunningAverages.start(4)
         (lambda: forward(Z, ONE, ONE, 0), ValueError, "eps is 0, expected a small positive number"),
         (lambda: predict(Z, AVERAGES, ONE, ONE, -1.0), ValueError, "eps is -1.0, expected a small"),
         (lambda: forward(Z, ONE, ONE, float("nan")), ValueError, "eps is nan, expected a small"),
+        (lambda: forward(Z, ONE, ONE, float("inf")), ValueError, "eps is inf, expected a small"),
         (
             lambda: backward(Z.T, BATCH),
             ValueError,
@@ -171,6 +172,7 @@ AVERAGES = RunningAverages.start(4)
             "the mini-batch has 4 units, these averages have 3; keep one RunningAverages for each",
         ),
         (lambda: AVERAGES.update(BATCH, 1.5), ValueError, "decay is 1.5, expected a number from 0"),
+        (lambda: AVERAGES.update(BATCH, -0.1), ValueError, "decay is -0.1, expected a number from"),
         (
             lambda: predict(Z, RunningAverages.start(5), ONE, ONE),
             ValueError,
@@ -201,3 +203,11 @@ def test_equations_import_numpy_alone_and_work_where_torch_cannot_be_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "[[1.5, 2.5]]\n", done.stderr
+
+
+def test_the_bounds_of_decay_keep_or_replace_everything():
+    kept, replaced = AVERAGES.update(BATCH, 1), AVERAGES.update(BATCH, 0)
+    assert np.array_equal(kept.mean, AVERAGES.mean)
+    assert np.array_equal(kept.var, AVERAGES.var)
+    assert np.array_equal(replaced.mean, BATCH.mean)
+    assert np.array_equal(replaced.var, BATCH.var)

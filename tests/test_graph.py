@@ -264,6 +264,69 @@ def test_read_tells_direct_use_of_parameters_and_leaves_buffers_alone():
     assert [str(user.target) for user in consumers(x)] == ["fc2"]  # not who asks for the shape
 
 
+def test_read_goes_on_around_a_part_deep_inside():
+    reading = read(nn.Sequential(nn.Sequential(Outer()), nn.ReLU()))[0]
+    assert list(reading.unseen) == ["0.0.branch"]
+    assert len(reading.sites("0.0.branch")) == 2
+
+
+class Twofold(nn.Module):
+    """Cannot be followed, nor can its part."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = Branching()
+
+    def forward(self, x):
+        x = self.part(x)
+        return x if x.sum() > 0 else -x
+
+
+def test_what_a_part_inside_of_another_holds_is_read_once():
+    reading = read(nn.Sequential(Twofold()))[0]
+    assert list(reading.unseen) == ["0", "0.part"]
+    assert [graph_root(graph) for graph in reading.graphs] == ["", "0.part.inner"]
+
+
+class Casting(nn.Module):
+    def forward(self, x):
+        return x.type(torch.float64), x.type()
+
+
+def test_a_cast_takes_the_value_and_asking_for_the_type_does_not():
+    reading = read(Casting())[0]
+    x = next(node for node in reading.graphs[0].nodes if node.op == "placeholder")
+    assert [user.args[1:] for user in consumers(x)] == [(torch.float64,)]
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        y = x * self.scale
+        return y if y.sum() > 0 else x
+
+
+class UsesScale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = Scaled()
+
+    def forward(self, x):
+        return self.part(x) * self.part.scale
+
+
+def test_a_parameter_is_seen_again_after_a_part_that_could_not_be_followed():
+    reading = read(UsesScale())[0]
+    assert list(reading.unseen) == ["part"]
+    (graph,) = reading.graphs
+    scale = next(node for node in graph.nodes if node.op == "get_attr")
+    assert [operation(user) for user in scale.users] == ["mul"]
+    assert scale.target == "part.scale"
+
+
 def test_undisturbed_gives_random_numbers_back_on_every_path():
     def draw():
         return torch.rand(1).item(), random.random(), np.random.rand()

@@ -210,6 +210,7 @@ NORMALIZATION_ERRORS = [
         "offset is on meta, expected cpu, where x is; move it with offset.to(x.device)",
     ),
     ({"variance_epsilon": -1.0}, ValueError, "variance_epsilon is -1.0, expected a number from 0"),
+    ({"variance_epsilon": math.inf}, ValueError, "variance_epsilon is inf, expected a number"),
     ({"variance_epsilon": math.nan}, ValueError, "variance_epsilon is nan, expected a number"),
     ({"variance_epsilon": None}, TypeError, "variance_epsilon is a NoneType, expected a number"),
     (

@@ -28,6 +28,18 @@ def test_mean_and_variance_equal_those_summed_without_rounding(shape, dtype, off
     assert moments.mean.dtype == moments.var.dtype == moments.count.dtype == torch.float64
 
 
+def test_constant_channels_have_no_variance_at_all():
+    x = torch.rand(1, 5000, dtype=torch.float64).expand(7, -1)
+    assert not Moments.of(x).var.any()
+
+
+def test_rounding_makes_no_variance_negative():
+    for n in range(10, 20):
+        weights = torch.rand(n, 1, dtype=torch.float64)
+        x = torch.rand(1, 3000, dtype=torch.float64).expand(n, -1)
+        assert (Moments.of(x, weights).var >= 0).all()
+
+
 @pytest.mark.parametrize("scale", [1e30, 1e-30])
 def test_scales_whose_squares_leave_float32(scale):
     x = torch.randn(50, 2) * scale

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.functional import layer_norm
 
 from batchnorm import insert
 from batchnorm.graph import replace
@@ -150,12 +151,21 @@ class ReachingForAttribute(Reaching):
         return layer(2 * x) if hasattr(layer, "in_features") else layer(x)
 
 
+class ReachingInside(Reaching):
+    def one(self, layer, x):
+        is_layer = lambda it: isinstance(it, nn.Linear)  # noqa: E731
+        return layer(2 * x) if is_layer(layer) else layer(x)
+
+
 class NotReaching(Reaching):
     def one(self, layer, x):
+        x = layer_norm(x, (x.shape[-1],))  # whose own code has words such as weight
         return layer(x) if isinstance(x, torch.Tensor) else x
 
 
-@pytest.mark.parametrize("kind", [Reaching, ReachingByName, ReachingForAttribute, NotReaching])
+@pytest.mark.parametrize(
+    "kind", [Reaching, ReachingByName, ReachingForAttribute, ReachingInside, NotReaching]
+)
 def test_without_an_example_a_caller_that_cannot_be_followed_is_looked_at(kind):
     model, x = kind(), torch.randn(5, 4)
     changes = insert(model)
@@ -210,3 +220,25 @@ def test_many_places_are_tried_in_few_runs(monkeypatch):
     changes = insert(model)
     assert len(changes.changed) == 16
     assert len(tries) <= 14  # not one for each of the 18
+
+
+class Counting(nn.Module):
+    """Minds the first layer, and the second only together with the third."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x):
+        plain = [isinstance(layer, nn.Linear) for layer in (self.a, self.b, self.c, self.d)]
+        for layer in (self.a, self.b, self.c, self.d):
+            x = F.relu(layer(x))
+        return x * (2 if plain[0] and (plain[1] or plain[2]) else 1)
+
+
+def test_layers_that_are_looked_at_together_are_all_left_alone():
+    model, x = Counting(), torch.randn(5, 4)
+    changes = insert(model)
+    assert changes.changed == []
+    assert torch.equal(changes.model(x), model(x))
+    assert all("would go another way" in reason for _, reason in changes.skipped)

@@ -94,9 +94,13 @@ class Rounded(nn.Module):
         return self.out(torch.relu(self.fc(x)))
 
 
-def test_the_place_that_raises_is_named():
+def test_the_place_that_raises_is_named_and_the_model_left_as_it_was():
+    model, example = Rounded(), torch.ones(3, 2)
+    expected, modules = model(example), list(model.named_modules())
     with pytest.raises(RuntimeError, match="raises on the example") as error:
-        insert(Rounded(), "after", torch.ones(3, 2))
+        insert(model, "after", example)
+    assert list(model.named_modules()) == modules
+    assert torch.equal(model(example), expected)
     assert message(error) == (
         "the model with batch norm at out raises on the example, in 'out' "
         "(ValueError: takes whole numbers only); the model as given runs"

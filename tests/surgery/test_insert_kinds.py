@@ -144,10 +144,17 @@ def test_inputs_without_examples_are_refused():
     )
 
 
+def test_an_input_with_too_many_axes_is_refused():
+    changes = insert(nn.Sequential(linear(), nn.ReLU()), example=torch.randn(2, 1, 2, 1, 2, 4))
+    assert reason(changes, "0") == "its output has 6 axes; batch norm takes 2 to 5"
+
+
 def test_two_consumers():
     residual = two(lambda self, x: self.b(F.relu(z := self.a(x)) + z))
     for placement in ("before", "after"):
         assert reason(insert(residual, placement)) == "its output goes to relu and add"
+    halved = two(lambda self, x: self.b(F.relu(z := self.a(x)) + z * 0.5))
+    assert reason(insert(halved)) == "its output goes to relu and mul"  # no gate: not its own relu
     size = two(lambda self, x: self.b(F.relu(z := self.a(x)) * z.shape[0]))
     assert insert(size).changed[0][0] == "a"  # asking for the shape is no use of the value
     both = two(lambda self, x: self.b(F.relu(z := self.a(x)) + torch.tanh(z)))
@@ -247,6 +254,16 @@ def test_hooks_see_what_they_saw():
     changes.model(x)
     model(x)
     assert torch.equal(seen[0], seen[1])
+
+
+def test_a_backward_hook_sees_no_z():
+    model = two(lambda self, x: self.b(F.relu(self.a(x))))
+    seen = []
+    model.a.register_full_backward_hook(lambda module, given, gradients: seen.append(gradients[0]))
+    changes = insert(model)
+    assert "bias dropped" in changes.changed[0][1]
+    changes.model(torch.randn(3, 4, requires_grad=True)).sum().backward()
+    assert seen[0].shape == (3, 4)
 
 
 def test_weight_and_spectral_norm_are_left_alone():

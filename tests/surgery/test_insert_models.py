@@ -220,6 +220,23 @@ def test_a_part_that_cannot_be_followed(example):
     changes.model(torch.randn(2, 1, 9, 9)).sum().backward()
 
 
+class Tail(nn.Module):
+    """The activation is in a part, its layer where the forward cannot be followed."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Linear(4, 4)
+        self.tail = nn.Sequential(nn.ReLU(), nn.Linear(4, 2))
+
+    def forward(self, x):
+        return self.tail(self.enter(x if x.sum() < 1e9 else -x))
+
+
+def test_a_run_tells_whose_activation_a_part_holds():
+    changes = insert(Tail(), "after", torch.randn(3, 4))
+    assert changes.changed == [("tail.0", "BatchNorm1d(4) after it, on enter")]
+
+
 class Auxiliary(nn.Module):
     def __init__(self):
         super().__init__()

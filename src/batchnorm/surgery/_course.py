@@ -59,17 +59,14 @@ def disturbing(
 def _course(
     model: nn.Module, readings: list[Reading], planned: Collection[str], paths: Collection[str]
 ) -> list[Any]:
-    """All calls in order, by the names that they have without pairs, and what was not seen."""
+    """All calls in order, by the names that they have without pairs."""
     modules = dict(model.named_modules())
     return [
-        (
-            {_without(path, paths) for path in reading.unseen},
-            [
-                _calls(graph, modules, paths)
-                for graph in reading.graphs
-                if next(iter(graph.nodes)).meta["root"] not in planned  # the pair by itself
-            ],
-        )
+        [
+            _calls(graph, modules, paths)
+            for graph in reading.graphs
+            if next(iter(graph.nodes)).meta["root"] not in planned  # the pair by itself
+        ]
         for reading in readings
     ]
 
@@ -83,7 +80,8 @@ def _calls(
     for node in graph.nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, _StandIn):
-            numbers[node] = numbers.get(node.all_input_nodes[0])
+            taken = node.all_input_nodes  # none where the run did not show where it is from
+            numbers[node] = numbers[taken[0]] if taken else None
             continue
         numbers[node] = f"%{len(found)}"
         name = _without(str(node.target), paths) if module else f"{node.op} {node.target}"

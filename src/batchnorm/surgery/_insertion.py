@@ -60,7 +60,7 @@ class Insertion:
         return text
 
 
-def plan(path: str, layer: nn.Module, place: Place, modules: Modules) -> Insertion | Refusal:
+def insertion(path: str, layer: nn.Module, place: Place, modules: Modules) -> Insertion | Refusal:
     """The batch norm for the layer's channels, on the layer's device, of its dtype and in its mode.
 
     It is in the mode of the module beside which its values pass.
@@ -86,7 +86,7 @@ def _bias_kept(layer: nn.Module, modules: Mapping[str, nn.Module]) -> str:
     bias = cast(Tensor | None, layer.bias)
     if bias is None:
         return "there was no bias"
-    if layer._forward_hooks or layer._backward_hooks:
+    if layer._forward_hooks:
         return "bias kept, since a hook sees z"
     if layer._parameters.get("bias") is None:
         return "bias kept, since it is parametrized"

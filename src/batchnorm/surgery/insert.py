@@ -14,7 +14,7 @@ from batchnorm.graph import Reading, inside, read, replace
 from batchnorm.surgery._changes import Changes
 from batchnorm.surgery._course import ANOTHER_WAY, disturbing
 from batchnorm.surgery._flow import Modules, Refusal
-from batchnorm.surgery._insertion import Insertion, plan
+from batchnorm.surgery._insertion import Insertion, insertion
 from batchnorm.surgery._looks import MAY_LOOK, may_look
 from batchnorm.surgery._places import layers, place
 from batchnorm.surgery._recording import Call, call_of, given, record, verify
@@ -69,7 +69,7 @@ def insert(model: nn.Module, placement: Placement = "before", example: Any = Non
     call = None if example is None else call_of(example)
     readings = _readings(model, call)
     modules = dict(model.named_modules())
-    planned, left = _plan(model, readings, modules, placement)
+    planned, left = _planned(model, readings, modules, placement)
     _leave(_unfollowed(planned, readings, modules), planned, left)
     apart = disturbing(model, planned, readings, lambda model: _see(model, call))
     _leave(dict.fromkeys(apart, ANOTHER_WAY), planned, left)
@@ -131,7 +131,7 @@ def _readings(model: nn.Module, call: Call | None) -> list[Reading]:
         ) from error
 
 
-def _plan(
+def _planned(
     model: nn.Module, readings: list[Reading], modules: Modules, placement: Placement
 ) -> tuple[dict[str, Insertion], dict[str, str]]:
     """What to insert, by the path where the pair goes; why nothing, by the layer's path."""
@@ -139,7 +139,7 @@ def _plan(
     left: dict[str, str] = {}
     for path, layer in layers(model):
         found = place(path, layer, readings, modules, placement)
-        one = found if isinstance(found, Refusal) else plan(path, layer, found, modules)
+        one = found if isinstance(found, Refusal) else insertion(path, layer, found, modules)
         if isinstance(one, Refusal):
             left[path] = one.reason
         else:
