@@ -20,7 +20,7 @@ def problem(shape, dtype=torch.float32, layout="contiguous", activation="relu"):
 
 def compare(call, dy):
     tolerance = TOLERANCE[call.x.dtype]
-    assert native.refuses(call, named=True) is None
+    assert native.refuses(call) is None
     y, moments = native.forward(call)
     right_y, right = plain.forward(call)
     assert moments.dtype == right.dtype
@@ -72,3 +72,27 @@ def test_a_gradient_that_is_not_finite_stops_where_the_activation_is_flat(kind):
     call = call._replace(weight=call.weight * 8, residual=None)
     z = plain.forward(call._replace(activation=Activation()))[0]
     compare(call, dy.masked_fill(call.activation.slope(z.double()) == 0, float("inf")))
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_distant_mean_on_the_cpu_loses_no_digits(layout, offset):
+    call, dy = problem((8, 3, 5, 6), layout=layout)
+    far = call.x.clone()
+    far[:, 1] += offset
+    call = call._replace(x=far)
+    y, moments = native.forward(call)
+    wide = call._replace(x=far.double(), residual=call.residual.double())
+    exact, right = plain.forward(wide)
+    assert oracle.relative_error(y, exact) <= 1e-5
+    assert oracle.relative_error(native.normalize(call, right), exact) <= 1e-5
+    got = native.backward(dy, call, moments, False, (True, True))
+    expected = plain.backward(dy.double(), wide, right, False, (True, True))
+    for ours, theirs in zip(got, expected, strict=True):
+        assert oracle.relative_error(ours, theirs) <= 1e-5
+
+
+def test_a_variance_beyond_float32_on_the_cpu():
+    x = torch.tensor([[-1e30], [1e30]])
+    call = Call(x, None, None, None, None, 1e-5, Activation())
+    assert native.forward(call)[0].tolist() == [[-1.0], [1.0]]

@@ -54,11 +54,8 @@ class Backend(Protocol):
         """Whether it is chosen by itself on this machine, and for what or why not."""
         ...
 
-    def refuses(self, call: Call, named: bool = False) -> str | None:
-        """Why this backend will not take this call; None if it will.
-
-        Some take a call only if they are `named` for it.
-        """
+    def refuses(self, call: Call) -> str | None:
+        """Why this backend will not take this call; None if it will."""
         ...
 
     def forward(self, call: Call, out: Tensor | None = None) -> tuple[Tensor, Tensor]:

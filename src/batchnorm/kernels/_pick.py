@@ -20,17 +20,13 @@ def pick(call: Call, name: str = "") -> Backend:
     Raises:
         ValueError: `name` is no backend, or that backend refuses; the message gives the reasons.
     """
-    if not name:
-        for backend in ORDER:
-            if backend.refuses(call) is None:
-                return backend
     for backend in ORDER:
-        if backend.name == name and backend.refuses(call, named=True) is None:
+        if name in ("", backend.name) and backend.refuses(call) is None:
             return backend
     names = [backend.name for backend in ORDER]
     if name not in names:
         raise ValueError(f"backend={name!r} is not known; expected None or one of {names}")
-    reasons = [f"{b.name}: {b.refuses(call, named=True) or 'would take it'}" for b in ORDER]
+    reasons = [f"{b.name}: {b.refuses(call) or 'would take it'}" for b in ORDER]
     raise ValueError(
         f"backend={name!r} cannot take x of shape {tuple(call.x.shape)}, {call.x.dtype} on "
         f"{call.x.device} ({'; '.join(reasons)}); use backend=None to let the first that can "

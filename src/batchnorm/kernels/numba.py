@@ -45,7 +45,7 @@ def here() -> tuple[bool, str]:
     return True, f"tensors on the CPU; compiled code is {kept}"
 
 
-def refuses(call: Call, named: bool = False) -> str | None:
+def refuses(call: Call) -> str | None:
     """Takes dense tensors of the four common floating types on the CPU."""
     x, residual = call.x, call.residual
     if x.device.type != "cpu":

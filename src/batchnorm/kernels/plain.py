@@ -22,7 +22,7 @@ def here() -> tuple[bool, str]:
     )
 
 
-def refuses(call: Call, named: bool = False) -> str | None:
+def refuses(call: Call) -> str | None:
     """Takes every call."""
     return None
 
