@@ -135,6 +135,30 @@ def test_the_rank_is_told_from_the_calls_before():
     assert insert(patches, example=torch.randn(2, 3, 4, 4)).changed == insert(patches).changed
 
 
+def test_the_rank_through_flattening_and_norms():
+    row = two(lambda self, x: self.b(F.relu(self.a(x.flatten(1).unsqueeze(1)))))
+    assert insert(row).changed == [("a", "BatchNorm1d(4, axis=-1) before relu; bias dropped")]
+    normed = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), linear(), nn.ReLU())
+    assert insert(normed).changed == [("2", "BatchNorm1d(4) before relu; bias dropped")]
+    partly = nn.Sequential(nn.Flatten(2), linear(), nn.ReLU())
+    assert "assumed" in insert(partly).changed[0][1]
+
+
+class NormedBlock(nn.Module):
+    """Called a norm, and made of layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(linear(), nn.ReLU())
+
+    def forward(self, x):
+        return F.normalize(self.body(x))
+
+
+def test_a_block_that_is_called_a_norm_is_looked_into():
+    assert insert(nn.Sequential(NormedBlock())).changed[0][0] == "0.body.0"
+
+
 def test_inputs_without_examples_are_refused():
     assert reason(
         insert(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), example=torch.randn(1, 5, 5)), "0"
@@ -186,6 +210,8 @@ def test_an_activation_that_ends_the_model():
     changes = insert(generator)
     assert [path for path, _ in changes.changed] == ["0"]
     assert reason(changes, "2") == "not a hidden layer: tanh of its output is the model's output"
+    shaped = two(lambda self, x: (y := torch.sigmoid(self.a(x))).view(y.shape))
+    assert "not a hidden layer" in reason(insert(shaped))
     features = nn.Sequential(linear(), nn.ReLU())
     assert [path for path, _ in insert(features).changed] == ["0"]
 
