@@ -1,7 +1,7 @@
 """One kernel launch as a record in memory, which Python packs and compiled code reads by name.
 
-Packing the whole call into one buffer costs a microsecond; Numba's own conversion of as many
-arguments, and of NumPy views of the tensors, costs ten.
+Packing a buffer costs less than a microsecond, of which the addresses that vary from call to call
+are the smaller part; Numba's own conversion of as many arguments costs ten.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from batchnorm.kernels._numba_memory import WIDE, call_int, constant_size, load,
 from batchnorm.kernels._numba_scalar import fit
 
 # Tensors are seen as (outer, channels, inner), `inner` being contiguous; an address of 0 is None.
-_INTEGERS = (
-    *("x", "residual", "dy", "out", "out_residual", "weights"),
-    *("moments", "sums", "scratch", "weight", "bias", "dweight", "dbias"),
+VARYING = (
+    *("x", "residual", "dy", "out", "out_residual", "weights", "moments", "sums", "scratch"),
+    *("weight", "bias", "dweight", "dbias", "first", "streams"),
+)
+CONSTANT = (
     *("x_outer", "residual_outer", "dy_outer", "x_channel", "residual_channel", "dy_channel"),
     *("outer", "channels", "inner"),
     *("parts", "span", "columns", "joined"),  # how sums are divided: by shape alone
     *("weight_type", "weight_step", "bias_type", "bias_step"),
-    *("measure", "fixed", "first", "activation", "relu", "streams", "recover"),
-    *("threads", "thread_number", "cursors"),
-    *("phase", "phase_end"),
+    *("measure", "fixed", "activation", "relu", "recover"),
+    *("threads", "thread_number", "cursors", "phase", "phase_end"),
 )
+_INTEGERS = VARYING + CONSTANT
 FIELDS = np.dtype([(n, np.int64) for n in _INTEGERS] + [(n, np.float64) for n in ("slope", "eps")])
-PACK = struct.Struct(f"{len(_INTEGERS)}q2d")
+PACK_VARYING = struct.Struct(f"{len(VARYING)}q")
+PACK_CONSTANT = struct.Struct(f"{len(CONSTANT)}q2d")
 PHASE_OFFSET = 8 * _INTEGERS.index("phase")
 PARAMETER_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 

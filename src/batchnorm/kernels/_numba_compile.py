@@ -17,10 +17,11 @@ from numba.core.caching import FunctionCache
 
 from batchnorm.kernels import _numba_planar as planar
 from batchnorm.kernels import _numba_recover as recover
-from batchnorm.kernels import _numba_row_blocks as row_blocks
+from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_rows as rows
-from batchnorm.kernels._numba_call import FIELDS, claim
-from batchnorm.kernels._numba_memory import TAGS, TILE, TILES, room
+from batchnorm.kernels._numba_call import CURSOR, FIELDS, claim
+from batchnorm.kernels._numba_math import mapping
+from batchnorm.kernels._numba_memory import TAGS, TILE, TILES, WIDE, put, room
 
 
 class Kernel(NamedTuple):
@@ -37,148 +38,140 @@ class Kernel(NamedTuple):
     owner: Any
 
 
-# A builder's arguments are part of the key in Numba's cache: the element type and our sources, and
-# the type in which activations are computed.
+@mapping
+def _drive(
+    pointer: Any, tag: Any, real: Any, tasks: Any, run: Any, sum_up: Any, write: Any
+) -> None:
+    """Run the tasks of the phases that the record names, among as many threads as come."""
+    p = carray(pointer, 1, FIELDS)[0]
+    work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
+    for phase in range(p.phase, p.phase_end):
+        if p.threads == 1:  # nobody else counts here, and the record may have been used before
+            put(p.cursors + CURSOR * phase, 0, 0.0, WIDE)
+        task = claim(p, phase, tasks(p, phase))
+        while task >= 0:
+            run(p, phase, task, work, tag, sum_up, write)
+            task = claim(p, phase, tasks(p, phase))
+
+
+# What these close over is part of the key in Numba's cache: the element type, the type in which
+# activations are computed, and our sources. Functions must be looked up in a module to be cached.
 
 
 def _planar_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def planar_forward(pointer: Any) -> None:
-        p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
-        for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, planar.tasks(p, phase))
-            while task >= 0:
-                planar.forward(p, phase, task, work, variant[0], planar.measure, planar.write)
-                task = claim(p, phase, planar.tasks(p, phase))
+    def planar_forward(p: Any) -> None:
+        _drive(p, variant[0], real, planar.tasks, planar.forward, planar.measure, planar.write)
 
     return planar_forward
 
 
 def _planar_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def planar_forward_general(pointer: Any) -> None:
-        p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
-        for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, planar.tasks(p, phase))
-            while task >= 0:
-                planar.forward(
-                    p, phase, task, work, variant[0], planar.measure_weighted, planar.write_general
-                )
-                task = claim(p, phase, planar.tasks(p, phase))
+    def planar_forward_general(p: Any) -> None:
+        _drive(
+            p,
+            variant[0],
+            real,
+            planar.tasks,
+            planar.forward,
+            planar.measure_weighted,
+            planar.write_general,
+        )
 
     return planar_forward_general
 
 
 def _planar_backward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def planar_backward(pointer: Any) -> None:
-        p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
-        for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, planar.tasks(p, phase))
-            while task >= 0:
-                planar.backward(p, phase, task, work, variant[0], planar.reduce, planar.spread)
-                task = claim(p, phase, planar.tasks(p, phase))
+    def planar_backward(p: Any) -> None:
+        _drive(p, variant[0], real, planar.tasks, planar.backward, planar.reduce, planar.spread)
 
     return planar_backward
 
 
 def _planar_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def planar_backward_general(pointer: Any) -> None:
-        p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
-        for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, planar.tasks(p, phase))
-            while task >= 0:
-                planar.backward(
-                    p, phase, task, work, variant[0], planar.reduce_general, planar.spread_general
-                )
-                task = claim(p, phase, planar.tasks(p, phase))
+    def planar_backward_general(p: Any) -> None:
+        _drive(
+            p,
+            variant[0],
+            real,
+            planar.tasks,
+            planar.backward,
+            planar.reduce_general,
+            planar.spread_general,
+        )
 
     return planar_backward_general
 
 
+def _planar_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+    def planar_recover(p: Any) -> None:
+        _drive(
+            p,
+            variant[0],
+            real,
+            planar.tasks,
+            planar.backward,
+            recover.planar_reduce,
+            recover.planar_spread,
+        )
+
+    return planar_recover
+
+
 def _rows_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def rows_forward(pointer: Any) -> None:
-        p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
-        for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, row_blocks.tasks(p, phase))
-            while task >= 0:
-                rows.forward(p, phase, task, work, variant[0], rows.measure, rows.write)
-                task = claim(p, phase, row_blocks.tasks(p, phase))
+    def rows_forward(p: Any) -> None:
+        _drive(p, variant[0], real, blocks.tasks, rows.forward, rows.measure, rows.write)
 
     return rows_forward
 
 
 def _rows_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def rows_forward_general(pointer: Any) -> None:
-        p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
-        for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, row_blocks.tasks(p, phase))
-            while task >= 0:
-                rows.forward(
-                    p, phase, task, work, variant[0], rows.measure_weighted, rows.write_general
-                )
-                task = claim(p, phase, row_blocks.tasks(p, phase))
+    def rows_forward_general(p: Any) -> None:
+        _drive(
+            p,
+            variant[0],
+            real,
+            blocks.tasks,
+            rows.forward,
+            rows.measure_weighted,
+            rows.write_general,
+        )
 
     return rows_forward_general
 
 
 def _rows_backward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def rows_backward(pointer: Any) -> None:
-        p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
-        for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, row_blocks.tasks(p, phase))
-            while task >= 0:
-                rows.backward(p, phase, task, work, variant[0], rows.reduce, rows.spread)
-                task = claim(p, phase, row_blocks.tasks(p, phase))
+    def rows_backward(p: Any) -> None:
+        _drive(p, variant[0], real, blocks.tasks, rows.backward, rows.reduce, rows.spread)
 
     return rows_backward
 
 
 def _rows_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def rows_backward_general(pointer: Any) -> None:
-        p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
-        for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, row_blocks.tasks(p, phase))
-            while task >= 0:
-                rows.backward(
-                    p, phase, task, work, variant[0], rows.reduce_general, rows.spread_general
-                )
-                task = claim(p, phase, row_blocks.tasks(p, phase))
+    def rows_backward_general(p: Any) -> None:
+        _drive(
+            p,
+            variant[0],
+            real,
+            blocks.tasks,
+            rows.backward,
+            rows.reduce_general,
+            rows.spread_general,
+        )
 
     return rows_backward_general
 
 
-def _planar_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def planar_recover(pointer: Any) -> None:
-        p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
-        for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, planar.tasks(p, phase))
-            while task >= 0:
-                planar.backward(
-                    p, phase, task, work, variant[0], recover.planar_reduce, recover.planar_spread
-                )
-                task = claim(p, phase, planar.tasks(p, phase))
-
-    return planar_recover
-
-
 def _rows_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def rows_recover(pointer: Any) -> None:
-        p = carray(pointer, 1, FIELDS)[0]
-        work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
-        for phase in range(p.phase, p.phase_end):
-            task = claim(p, phase, row_blocks.tasks(p, phase))
-            while task >= 0:
-                rows.backward(
-                    p, phase, task, work, variant[0], recover.rows_reduce, recover.rows_spread
-                )
-                task = claim(p, phase, row_blocks.tasks(p, phase))
+    def rows_recover(p: Any) -> None:
+        _drive(
+            p,
+            variant[0],
+            real,
+            blocks.tasks,
+            rows.backward,
+            recover.rows_reduce,
+            recover.rows_spread,
+        )
 
     return rows_recover
 
