@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # as worker processes find the fakes too
 from fake_studies import Tiny, fake_study, go
 
-from batchnorm.studies import _context, study
+from batchnorm.studies import _context, _folder, study
 from batchnorm.studies._folder import Folder
 
 FAKES = str(Path(__file__).with_name("fake_studies.py"))
@@ -339,6 +339,24 @@ def test_wrong_requests_are_refused_before_anything_is_written(tmp_path, monkeyp
     after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".pyc"}
     assert after == before
     sys.modules.pop("mine", None)
+
+
+def test_an_interruption_between_the_disk_and_the_memory_is_counted_from_the_disk(
+    tmp_path, pool, monkeypatch
+):
+    seen, write = [], _folder._write
+
+    def write_and_stop(file, content):
+        write(file, content)
+        if file.name.endswith("trials.jsonl") and lines_in(tmp_path) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_folder, "_write", write_and_stop)
+    studies = [fake_study("tiny", [Tiny(seed=seed) for seed in range(9)])]
+    with pytest.raises(KeyboardInterrupt):
+        go(studies, tmp_path, executor=pool, on_progress=seen.append)
+    assert lines_in(tmp_path) == 3
+    assert (seen[-1].done, seen[-1].total) == (3, 9)
 
 
 def local_network():

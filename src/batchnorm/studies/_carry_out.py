@@ -35,6 +35,7 @@ def carry_out(
             sitting.run_trials(jobs, executor)
             sitting.run_timings(executor)
         except KeyboardInterrupt:
+            folder.look()
             sitting.tell_trials()
             raise
         finally:

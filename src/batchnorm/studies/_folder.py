@@ -33,6 +33,10 @@ class Folder:
     finished: dict[str, list[Row]] = field(default_factory=dict[str, list[Row]])
     fresh: bool = False
 
+    def look(self) -> None:
+        """Know what is on the disk: an interruption may come when a line is there and not known."""
+        self.finished.update(_finished(self.path / TRIALS))
+
     def add(self, key: str, trial: Mapping[str, Any], rows: list[Row]) -> None:
         """Append one finished trial; when this returns, it is on the disk.
 
@@ -167,7 +171,7 @@ def opened(path: Path, *, fresh: bool = False) -> Generator[Folder]:
         folder = Folder(path, fresh=fresh)
         for name in (TRIALS, UNFINISHED) if fresh else ():
             (path / name).unlink(missing_ok=True)
-        folder.finished.update(_finished(path / TRIALS))
+        folder.look()
         yield folder
     finally:
         lock.release()
