@@ -35,6 +35,30 @@ def check(
             f"x has shape {tuple(x.shape)}; expected at least a batch and a channel axis, (N, C): "
             f"x.unsqueeze(0) adds a batch axis"
         )
+    _check_channel_values(x, running_mean, running_var, weight, bias, axis)
+    if not eps > 0:
+        raise ValueError(f"eps={eps}; batch_norm eps must be positive, such as 1e-5")
+    if residual is not None:
+        _check_residual(x, residual, axis)
+    if training:
+        _check_several(x, axis)
+    elif running_mean is None or running_var is None:
+        missing = "running_mean" if running_mean is None else "running_var"
+        raise ValueError(
+            f"{missing}=None with training=False; evaluation normalizes with running "
+            f"statistics: give both, or training=True to use the batch's own"
+        )
+
+
+def _check_channel_values(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    axis: int,
+) -> None:
+    """One of a floating type for each channel; running ones without a gradient."""
     channels = x.shape[1]
     for value in (running_mean, running_var, weight, bias):
         if value is not None and (
@@ -43,31 +67,27 @@ def check(
             or value.dtype not in _DTYPES
             or value.device != x.device
         ):
-            _check_channel_values(x, running_mean, running_var, weight, bias, axis)
+            _raise_for_channel_values(x, running_mean, running_var, weight, bias, axis)
     for name, running in (("running_mean", running_mean), ("running_var", running_var)):
         if running is not None and running.requires_grad:
             raise ValueError(
                 f"{name} requires a gradient, which batch norm has none for; expected a "
                 f"buffer: {name}.detach()"
             )
-    if not eps > 0:
-        raise ValueError(f"eps={eps}; batch_norm eps must be positive, such as 1e-5")
-    if residual is not None:
-        if residual.shape != x.shape:
-            raise ValueError(
-                f"residual has shape {_shown(residual, axis)}; expected that of x, "
-                f"{_shown(x, axis)}"
-            )
-        if residual.dtype not in _DTYPES or residual.device != x.device:
-            raise _wrong_kind("residual", residual, x)
-    if not training:
-        if running_mean is None or running_var is None:
-            missing = "running_mean" if running_mean is None else "running_var"
-            raise ValueError(
-                f"{missing}=None with training=False; evaluation normalizes with running "
-                f"statistics: give both, or training=True to use the batch's own"
-            )
-    elif channels and x.numel() == channels and _pooled(x).numel() == channels:
+
+
+def _check_residual(x: Tensor, residual: Tensor, axis: int) -> None:
+    if residual.shape != x.shape:
+        raise ValueError(
+            f"residual has shape {_shown(residual, axis)}; expected that of x, {_shown(x, axis)}"
+        )
+    if residual.dtype not in _DTYPES or residual.device != x.device:
+        raise _wrong_kind("residual", residual, x)
+
+
+def _check_several(x: Tensor, axis: int) -> None:
+    channels = x.shape[1]
+    if channels and x.numel() == channels and _pooled(x).numel() == channels:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size "
             f"{_shown(x, axis)}: the variance of one value is zero; use larger batches, drop the "
@@ -75,7 +95,7 @@ def check(
         )
 
 
-def _check_channel_values(
+def _raise_for_channel_values(
     x: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,

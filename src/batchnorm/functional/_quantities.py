@@ -58,6 +58,7 @@ class Quantities:
         self.slope = self.activation.slope(self.z)
 
     def channel(self, v: Tensor) -> Tensor:
+        """In the wide type, along the channel axis."""
         return per_channel(v.to(self.wide), self.shape_like)
 
     def inside(self, v: Tensor) -> Tensor:
@@ -66,15 +67,18 @@ class Quantities:
         return v if self.valid is None else torch.where(self.valid, v, 0.0)
 
     def total(self, v: Tensor) -> Tensor:
+        """The sum over all but the channels."""
         return v.sum(self.dims, keepdim=True)
 
     def q(self, v: Tensor) -> Tensor:
+        """The projection Q."""
         if self.fixed:
             return v
         u = v * self.share
         return self.inside(v - self.total(u) - self.xhat * self.total(u * self.xhat))
 
     def p(self, v: Tensor) -> Tensor:
+        """The projection P."""
         if self.fixed:
             return v
         return v - self.share * (self.total(v) + self.xhat * self.total(v * self.xhat))

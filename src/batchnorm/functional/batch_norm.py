@@ -1,21 +1,17 @@
-"""The public function: checks once, decides the statistics, calls the operators."""
+"""The public function: checks once, and chooses the way to the kernels."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from batchnorm.functional import _direct, _in_place, _ops
-from batchnorm.functional import _formula as _formula  # registers the derivatives
-from batchnorm.functional import _vmap as _vmap  # registers the batching rules
+from batchnorm.functional import _direct, _dispatched, _exported, _in_place
 from batchnorm.functional._check import (
     check,
     check_invertible,
     check_momentum,
     position_mask,
 )
-from batchnorm.functional._running import Running, fixed_moments
+from batchnorm.functional._running import Running
 from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
@@ -84,6 +80,7 @@ def batch_norm(
         TypeError: x is not a floating tensor, or the activation module has no fused form.
 
     Example:
+        >>> import torch
         >>> z = torch.tensor([[1.0, 100.0], [3.0, 300.0]])
         >>> batch_norm(z, training=True)
         tensor([[-1.0000, -1.0000],
@@ -107,32 +104,19 @@ def batch_norm(
     mask = None if mask is None else position_mask(mask, x, axis)
     if inplace:
         check_invertible(f)
-    if backend is None and mask is None and _wants_torch(x, running_mean, training, momentum):
-        if training and num_batches_tracked is not None:
-            num_batches_tracked.add_(1)
-        y = _by_torch(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        y = f.value(y if residual is None else y + residual)
-        y = y if y.dtype == x.dtype else y.to(x.dtype)
-    elif unseen(x, weight, bias, residual, mask, running_mean, running_var, num_batches_tracked):
-        call = Call(x, weight, bias, residual, mask, eps, f)
-        running = Running(running_mean, running_var, num_batches_tracked, momentum)
-        if inplace:
-            over = _in_place.batch_norm(given, call, axis, backend or "", running, training)
-            if over is not None:
-                return over
+    call = Call(x, weight, bias, residual, mask, eps, f)
+    running = Running(running_mean, running_var, num_batches_tracked, momentum)
+    y = None
+    if backend is None and _exported.wanted(call, running, training):
+        y = _exported.batch_norm(call, running, training)
+    elif not unseen(x, weight, bias, residual, mask, *running[:3]):
+        y = _dispatched.batch_norm(call, backend or "", running, training)
+    elif inplace:
+        y = _in_place.batch_norm(given, call, axis, backend or "", running, training)
+        if y is not None:
+            return y
+    if y is None:
         y = _direct.batch_norm(call, backend or "", running, training)
-    else:
-        if running_mean is not None and torch._C._are_functorch_transforms_active():
-            weight = _mapped_like(weight, running_mean)
-        call = (weight, bias, residual, mask, eps, f.code, f.parameter, backend or "")
-        if training:
-            y, moments = _ops.train(x, *call)
-            if running_mean is not None or running_var is not None:
-                _ops.update_running_(
-                    running_mean, running_var, num_batches_tracked, moments, momentum
-                )
-        else:
-            y = _ops.normalize(x, fixed_moments(running_mean, running_var), *call)
     return y if channels_first else y.movedim(1, axis)
 
 
@@ -143,51 +127,3 @@ def _channels_to_front(x: Tensor, axis: int) -> Tensor:
             f"1 to {x.dim() - 1}, or -1 for the last (axis 0 is the batch)"
         )
     return x.movedim(axis, 1)
-
-
-def _mapped_like(weight: Tensor | None, running_mean: Tensor) -> Tensor:
-    """Under `torch.vmap` members that have running statistics of their own do not pool."""
-    nothing = torch.zeros_like(running_mean)
-    return nothing + 1 if weight is None else (weight + nothing).to(weight.dtype)
-
-
-def _wants_torch(x: Tensor, mean: Tensor | None, training: bool, momentum: float | None) -> bool:
-    """Exporters and evaluation under compile know torch's operators, and fuse and fold them."""
-    if not torch.compiler.is_compiling():
-        return False
-    if not training:
-        return True
-    exporting = torch.compiler.is_exporting() and momentum is not None
-    return exporting and (mean is None or mean.dtype == _torch_dtype(x, mean))
-
-
-def _torch_dtype(x: Tensor, mean: Tensor | None) -> torch.dtype:
-    """Torch's kernels take one dtype for all, or half precision x with float32 for the others."""
-    if x.dtype.itemsize < 4:
-        return torch.float32
-    return x.dtype if mean is None or mean.dtype.itemsize < x.dtype.itemsize else mean.dtype
-
-
-def _as(dtype: torch.dtype, t: Tensor | None) -> Tensor | None:
-    """Without a node in the graph where there is nothing to cast."""
-    return t if t is None or t.dtype == dtype else t.to(dtype)
-
-
-def _by_torch(
-    x: Tensor,
-    mean: Tensor | None,
-    var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    momentum: float | None,
-    eps: float,
-) -> Tensor:
-    wide = _torch_dtype(x, mean)
-    weight, bias = _as(wide, weight), _as(wide, bias)
-    if not training:
-        mean, var = _as(wide, mean), _as(wide, var)
-    share = 0.0 if momentum is None else momentum
-    if x.dtype.itemsize >= 4 and x.dtype != wide:
-        x = x.to(wide)
-    return F.batch_norm(x, mean, var, weight, bias, training, share, eps)

@@ -1,0 +1,34 @@
+"""Through the operators, which every mode, transform and tensor subclass of torch can see."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from batchnorm.functional import _formula as _formula  # registers the derivatives
+from batchnorm.functional import _ops
+from batchnorm.functional import _vmap as _vmap  # registers the batching rules
+from batchnorm.functional._running import Running, fixed_moments
+from batchnorm.kernels._call import Call
+
+
+def batch_norm(call: Call, backend: str, running: Running, training: bool) -> Tensor:
+    """Normalize with the batch's own statistics and move the running ones, or with those."""
+    x, weight, bias, residual, mask, eps, activation = call
+    if running.mean is not None and torch._C._are_functorch_transforms_active():
+        weight = _mapped_like(weight, running.mean)
+    options = (eps, activation.code, activation.parameter, backend)
+    if not training:
+        moments = fixed_moments(running.mean, running.var)
+        return _ops.normalize(x, moments, weight, bias, residual, mask, *options)
+    y, moments = _ops.train(x, weight, bias, residual, mask, *options)
+    if running.mean is not None or running.var is not None:
+        mean, var, batches, momentum = running
+        _ops.update_running_(mean, var, batches, moments, momentum)
+    return y
+
+
+def _mapped_like(weight: Tensor | None, running_mean: Tensor) -> Tensor:
+    """Under `torch.vmap` members that have running statistics of their own do not pool."""
+    nothing = torch.zeros_like(running_mean)
+    return nothing + 1 if weight is None else (weight + nothing).to(weight.dtype)
