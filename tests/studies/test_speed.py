@@ -209,9 +209,9 @@ def test_rates_are_chosen_on_validation_and_steps_counted_on_test():
 
 def test_seconds_are_steps_times_the_cost_of_a_step():
     timed = [
-        {**asdict(trial), "key": "t", "seconds": 5.0 + trial.steps * (3e-3 if norm else 1e-3)}
+        {**asdict(trial), "key": "t", "seconds": seconds, "turns": [seconds] * 4}
         for trial in speed.timings(Setup())
-        for norm in [trial.batch_norm]
+        for seconds in [5.0 + trial.steps * (3e-3 if trial.batch_norm else 1e-3)]
     ]
     assert len(timed) == 8
     verdicts = by_metric(rows((50, 0.9)) + timed)
@@ -220,6 +220,30 @@ def test_seconds_are_steps_times_the_cost_of_a_step():
     assert seconds.value == pytest.approx(2 / 3)
     assert (steps.verdict, seconds.verdict) == ("supported", "contradicted")
     assert "1.00 ms without and 3.00 ms with" in seconds.note
+
+
+def timed(plain, normed):
+    """Seconds of a step, one a turn, without batch norm and with it."""
+    for trial in speed.timings(Setup()):
+        each = [5.0 + trial.steps * pace for pace in (normed if trial.batch_norm else plain)]
+        yield {**asdict(trial), "key": "t", "seconds": min(each), "turns": each}
+
+
+def test_seconds_are_no_surer_than_their_timings():
+    verdicts = by_metric([*rows((25, 0.9)), *timed([0.001, 0.002], [0.002, 0.002])])
+    steps, seconds = (verdicts[f"{what}, sigmoid, best rates"] for what in ("steps", "seconds"))
+    # The quickest say a half; the second turn says one.
+    assert seconds.value == pytest.approx(steps.value / 2)
+    assert (seconds.low, seconds.high) == pytest.approx((steps.low / 2, steps.high))
+    assert "in the quickest of 2 timings; their ratio is 0.5 to 1." in seconds.note
+    lost = by_metric([*rows((25, 0.9)), *timed([0.001, -0.001, 0.001], [0.002] * 3)])
+    assert lost["seconds, sigmoid, best rates"].value is None
+    hidden = [*timed([1e-3, 1e-3], [2e-3, 2e-3])]
+    for row in hidden:
+        row["turns"][1] = 5.0
+    hidden = by_metric(rows((25, 0.9)) + hidden)["seconds, sigmoid, best rates"]
+    assert (hidden.low, hidden.high, hidden.verdict) == (None, None, "inconclusive")
+    assert "of which noise hid some" in hidden.note
 
 
 def test_without_timings_seconds_are_inconclusive():

@@ -111,18 +111,17 @@ class Sitting:
             return self.fail(key, outcome.failure)
         trial = next(part.timings[key] for part in self.parts if key in part.timings)
         before = self.timings.get(key, {})
-        seconds = min(outcome.seconds, before.get("seconds", math.inf))
+        each = [*before.get("each", []), outcome.seconds]
         steps = outcome.rows[-1].get("step") if outcome.rows else None
-        turns = before.get("turns", 0) + 1
-        measured = {"seconds": seconds, "steps": steps, "turns": turns}
+        measured = {"seconds": min(each), "steps": steps, "turns": len(each), "each": each}
         self.timings[key] = {"key": key, "trial": asdict(trial), **measured}
 
     def seconds(self, part: Part) -> list[dict[str, Any]]:
-        """A row for each of a study's timings: the fields, the key, and "seconds"."""
+        """A row for each of a study's timings: the fields, the key, "seconds", and all "turns"."""
         return [
-            {**asdict(trial), "key": key, "seconds": self.timings[key]["seconds"]}
+            {**asdict(trial), "key": key, "seconds": took["seconds"], "turns": took["each"]}
             for key, trial in part.timings.items()
-            if key in self.timings
+            if (took := self.timings.get(key))
         ]
 
     @property

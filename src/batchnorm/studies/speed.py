@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from batchnorm.studies._network import label, phrase
+from batchnorm.studies._pace import Cost, cost
 from batchnorm.studies._race import Race, race
 from batchnorm.studies._sweep import Rows, decades, networks, rates, runs, sweep
 from batchnorm.studies._trial import Setup, Trial
@@ -27,9 +28,9 @@ METHOD = (
     "mini-batches. Learning rates come from one grid and are chosen on the validation set; steps "
     "are counted on the test set, in evaluation mode, where running averages trail the weights by "
     "some tens of steps. Seconds are steps times the seconds of one step, timed with no other "
-    "training run beside it; whatever else the machine does then is in them. On tabular data batch "
-    "norm in the hidden layers is told apart from batch norm on the inputs too: only the latter "
-    "stands in for normalized inputs."
+    "training run beside it; what else the machine does then widens their interval. On tabular "
+    "data batch norm in the hidden layers is told apart from batch norm on the inputs too: only "
+    "the latter stands in for normalized inputs."
 )
 PUBLISHED = (
     "Inception on ImageNet came to the accuracy of the original in 13.3 million steps instead of "
@@ -55,6 +56,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 TABULAR_DEPTH = 2  # tells these trials from those of a user who asks for the same data
 TABULAR_RATES = {"quick": decades(-4, 1, 1), "full": decades(-6, 1, 0.5)}
+STEPS = Cost()  # counted, not timed
 SHORT, LONG = 20, 170  # steps of the timed trials: their difference has no start-up in it
 
 
@@ -108,13 +110,7 @@ def _compared(rows: Rows, network: str) -> list[Verdict]:
     arms = runs(rows, lambda row: _arm(row, network))
     best, same = (race(arms, (WITHOUT, WITH), same=same) for same in (False, True))
     name, noun = label(network), phrase(network)
-    plain, normed = (_seconds_a_step(rows, network, batch_norm) for batch_norm in (False, True))
-    cost = "No seconds were measured."
-    if not math.isnan(plain / normed):
-        cost = (
-            f"A step takes {1e3 * plain:.2f} ms without and {1e3 * normed:.2f} ms with batch norm; "
-            "the interval is that of the steps."
-        )
+    timed = [row for row in rows if "seconds" in row and row["activation"] == network]
     return [
         _verdict(
             best,
@@ -132,8 +128,7 @@ def _compared(rows: Rows, network: str) -> list[Verdict]:
             best,
             f"seconds, {name}, best rates",
             f"In seconds, with what a step of batch norm costs, it is faster too ({name}).",
-            plain / normed,
-            cost,
+            cost(timed),
         ),
     ]
 
@@ -178,26 +173,30 @@ def _curves(
     return curves(drawn, "step", "test_accuracy", title=title)
 
 
-def _verdict(
-    result: Race, metric: str, claim: str, per_step: float = 1.0, note: str | None = None
-) -> Verdict:
-    """Of a ratio of steps, times ``per_step``: seconds of a base's step over the other's."""
+def _verdict(result: Race, metric: str, claim: str, step: Cost | None = STEPS) -> Verdict:
+    """Of a ratio of steps; times what a step costs, for seconds, or None where none were timed."""
     none = (NAME, claim, metric, None, None, None, INCONCLUSIVE, "×", RULE)
     if result.gained < LEARNED:
         gained = f"The base learned {100 * result.gained:.0f} points in the steps given: no pace."
         return Verdict(*none, caution=f"{gained} {result.caution}".strip())
-    note = result.note if note is None else note
-    if math.isnan(per_step):
-        return Verdict(*none, note, caution=result.caution)
-    logs = bootstrap(result.lows, result.highs)
-    word = decide(*(per_step * math.exp(end) for end in logs[1:]), none=1, claimed=CLAIMED)
+    if step is None:
+        return Verdict(*none, "No seconds were measured.", caution=result.caution)
+    value, *ends = bootstrap(result.lows, result.highs)
     # An arm that never got there is 0 times as fast at the least: that bounds nothing.
-    value, low, high = (
-        None if end is None else per_step * math.exp(end) for end in map(finite, logs)
-    )
-    held = interval(len(result.lows))
+    low, high = (math.exp(end) * at for end, at in zip(ends, (step.low, step.high), strict=True))
     return Verdict(
-        NAME, claim, metric, value, low, high, word, "×", RULE, note, held, result.caution
+        NAME,
+        claim,
+        metric,
+        None if value is None else math.exp(value) * step.ratio,
+        low or None,
+        finite(high),
+        decide(low, high, none=1, claimed=CLAIMED),
+        "×",
+        RULE,
+        step.note or result.note,
+        interval(len(result.lows)),
+        result.caution,
     )
 
 
@@ -223,16 +222,3 @@ def _tabular_arm(row: dict[str, Any]) -> str | None:
     fields = ("normalize_inputs", "batch_norm", "batch_norm_inputs")
     mine = {field: True for field in fields if row[field]}
     return next(name for name, arm in ARMS.items() if arm == mine)
-
-
-def _seconds_a_step(rows: Rows, network: str, batch_norm: bool) -> float:
-    """From the long timed trial less the short one; nan if missing or lost in noise."""
-    took = {
-        row["steps"]: row["seconds"]
-        for row in rows
-        if "seconds" in row and row["activation"] == network and row["batch_norm"] == batch_norm
-    }
-    if len(took) < 2:
-        return math.nan
-    seconds = (took[max(took)] - took[min(took)]) / (max(took) - min(took))
-    return seconds if seconds > 0 else math.nan
