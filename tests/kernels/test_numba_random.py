@@ -79,7 +79,12 @@ def close(ours, right, floor, dtype, what):
     assert (error <= TOLERANCE[dtype] * largest + floor).all(), (what, error.max(), largest)
 
 
-def check(call, dy, fixed, wanted):
+def check(call, dy, fixed, wanted, untouched):
+    compare(call, dy, fixed, wanted)
+    assert untouched(), "a kernel wrote outside its tensors"
+
+
+def compare(call, dy, fixed, wanted):
     dtype = call.x.dtype
     right = plain.statistics(call.x, call.mask)
     y, moments = numba.forward(call)
@@ -110,16 +115,60 @@ common = settings(
 )
 
 
-@settings(common, max_examples=150)
-@given(calls())
-@pytest.mark.usefixtures("poisoned_memory")
-def test_a_sample_of_calls(given):
-    check(*given)
+def run(examples, untouched):
+    settings(common, max_examples=examples)(given(calls())(lambda c: check(*c, untouched)))()
+
+
+def test_a_sample_of_calls(guarded_memory):
+    run(150, guarded_memory)
 
 
 @pytest.mark.slow
-@settings(common, max_examples=6000)
-@given(calls())
-@pytest.mark.usefixtures("poisoned_memory")
-def test_thousands_of_calls(given):
-    check(*given)
+def test_thousands_of_calls(guarded_memory):
+    run(6000, guarded_memory)
+
+
+@pytest.mark.parametrize("where", [-1, 12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_write_outside_is_seen(where, dtype, guarded_memory):
+    out = torch.empty_like(torch.zeros(3, 4, dtype=dtype))
+    assert out.isnan().all()
+    out.fill_(1)
+    assert guarded_memory()
+    out = torch.empty((3, 4), dtype=dtype)
+    out.as_strided((1,), (1,), out.storage_offset() + where).fill_(1)
+    assert not guarded_memory()
+
+
+@settings(common, max_examples=150)
+@given(calls(), st.sampled_from([None, 0.0, 0.1, 1.0]), st.sampled_from([*TOLERANCE]), st.data())
+def test_running_statistics(drawn, momentum, dtype, data):
+    call = drawn[0]
+    channels = call.x.shape[1]
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    mean, var = torch.randn(2, channels, generator=generator).abs().to(dtype).unbind(0)
+    mean, var = mean.clone(), var.clone()
+    batches = torch.tensor(data.draw(st.integers(0, 9)))
+    moments = numba.statistics(call.x, call.mask)
+    right = plain.statistics(call.x, call.mask)
+    count = right[0]
+    taken = channels == 0 or (bool((count > 0).all()) and bool((right[1:].abs() < 6e4).all()))
+    share = 1 / (float(batches) + 1) if momentum is None else momentum
+    unbiased = right[2] * count / (count - 1)
+    wanted_mean = mean.double() + (right[1] - mean.double()) * share
+    wanted_var = torch.where(count > 1, var.double() + (unbiased - var.double()) * share, var)
+    before = mean.clone(), var.clone(), batches.clone()
+    numba.update_running(mean, var, batches, moments, momentum)
+    if not taken:
+        if not torch.equal(batches, before[2]):  # what a wider type than float16 can hold
+            assert dtype is not torch.float16
+            return
+        assert torch.equal(mean, before[0])
+        assert torch.equal(var, before[1])
+        return
+    assert batches == before[2] + 1
+    for ours, wanted in ((mean, wanted_mean), (var, wanted_var)):
+        spread = right[1].abs() + right[2].sqrt() + before[0].double()
+        rounding = torch.finfo(dtype).eps + (1e-5 if call.x.dtype.itemsize == 2 else 1e-9)
+        error = (ours.double() - wanted).abs()
+        assert (error <= rounding * (wanted.abs() + spread + spread.square())).all()

@@ -49,7 +49,7 @@ class Plan(NamedTuple):
             tensor does not lie like the output.
         channel_steps: those between channels.
         parts: how many sums are taken, of each channel if planar or of all.
-        span: how many positions, or rows, enter one of them.
+        span: how many positions, or rows, enter one of them; whole segments, if they are short.
         columns: the length of a row, several outer positions if they are short; 0 if planar.
         joined: how many outer positions are in a row.
     """
@@ -99,7 +99,11 @@ def plan(shape: Ints, out: Ints, x: Ints, residual: Ints | None, dy: Ints | None
     outer_steps = (of_x[0], of_residual[0], of_dy[0])
     channel_steps = (of_x[1], of_residual[1], of_dy[1])
     if planar:
-        parts, span, columns, joined = max(1, -(-like.outer * like.inner // _PART)), _PART, 0, 1
+        whole = max(1, _PART // max(like.inner, 1))  # segments of a part, unless it is of one
+        pieces = -(-like.inner // _PART)
+        parts = -(-like.outer // whole) if pieces <= 1 else like.outer * pieces
+        parts, columns, joined = max(1, parts), 0, 1
+        span = whole * like.inner if pieces <= 1 else _PART
     else:
         touching = all(step in (width, None) for step in outer_steps)
         parts, span, columns, joined = _divide(like.outer, width, touching)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from batchnorm.kernels._numba_machine import call_int, take
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import WIDE, call_int, constant_size, load, put, take
+from batchnorm.kernels._numba_memory import WIDE, constant_size, load, put
 from batchnorm.kernels._numba_scalar import fit
 
 # Tensors are seen as (outer, channels, inner), `inner` being contiguous; an address of 0 is None.
@@ -36,6 +37,7 @@ PACK_CONSTANT = struct.Struct(f"{len(CONSTANT)}q2d")
 PHASE_OFFSET = 8 * _INTEGERS.index("phase")
 PARAMETER_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
+WRITING = 3  # the phase
 CURSOR = 64  # bytes: a cache line to each thread's counter
 
 
@@ -44,15 +46,15 @@ def claim(p: Any, phase: Any, tasks: Any) -> Any:
     """The next task of this phase for this thread, or -1.
 
     A thread starts with its own share, the same in every phase so that it finds in its cache what
-    it left there, and then helps the others.
+    it left there, and then helps the others. The phase that writes begins with what was read last.
     """
     me = call_int(p.thread_number) if p.thread_number else 0
     for turn in range(p.threads):
         owner = (me + turn) % p.threads
         low, high = tasks * owner // p.threads, tasks * (owner + 1) // p.threads
-        task = low + take(p.cursors + CURSOR * (phase * p.threads + owner))
-        if task < high:
-            return task
+        taken = take(p.cursors + CURSOR * (phase * p.threads + owner))
+        if taken < high - low:
+            return high - 1 - taken if phase == WRITING else low + taken
     return -1
 
 
@@ -123,9 +125,8 @@ def put_sums(p: Any, c: Any, first: Any, second: Any) -> None:
 
 
 @mapping
-def pulls(p: Any, c: Any) -> Any:
+def pulls(p: Any, c: Any, invstd: Any, weight: Any) -> Any:
     """``(a, b, invstd)`` of ``dx = weight invstd g - w (a + b xhat)``."""
-    _, invstd, weight, _ = constants(p, c)
     if p.fixed:
         return 0.0, 0.0, invstd
     scale = invstd * weight / max(load(p.moments, c, WIDE), 1e-300)

@@ -20,8 +20,9 @@ from batchnorm.kernels import _numba_recover as recover
 from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_rows as rows
 from batchnorm.kernels._numba_call import CURSOR, FIELDS, claim
+from batchnorm.kernels._numba_machine import room
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import TAGS, TILE, TILES, WIDE, put, room
+from batchnorm.kernels._numba_memory import TAGS, TILE, TILES, WIDE, put
 
 
 class Kernel(NamedTuple):

@@ -1,16 +1,16 @@
 """The inner loops over contiguous elements of one channel: everything that must be fast.
 
-x, r (residual), dy, y, dx, dr and w (weights of positions) are addresses; z is a buffer.
-The loops with `slope` serve identity, ReLU and leaky ReLU in one pass; other activations and masks
-go through z, a tile at a time.
+x, r (residual), dy, y, dx and dr are addresses. One pass serves identity, ReLU and leaky ReLU;
+masks and other activations take more, in `_numba_general`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from batchnorm.kernels._numba_math import activate, bend, bend_back, differentiate, mapping, summing
-from batchnorm.kernels._numba_memory import WIDE, at, load, read, store, stream_line
+from batchnorm.kernels._numba_machine import stream_line
+from batchnorm.kernels._numba_math import bend, bend_back, mapping, summing
+from batchnorm.kernels._numba_memory import at, read, store
 from batchnorm.kernels._numba_scalar import centre, fit, run_length
 
 
@@ -35,19 +35,6 @@ def measure(x: Any, n: Any, shift: Any, tag: Any) -> Any:
     return s, q
 
 
-@summing
-def measure_weighted(x: Any, w: Any, n: Any, shift: Any, tag: Any) -> Any:
-    """The total weight, and the weighted sums of ``x - shift`` and of its square."""
-    total = s = q = 0.0
-    for j in range(n):
-        weight = load(w, j, WIDE)
-        d = load(x, j, tag) - shift if weight > 0 else 0.0
-        total += weight
-        s += weight * d
-        q += weight * d * d
-    return total, s, q
-
-
 @mapping
 def in_words(line: Any, tag: Any) -> Any:
     """``(mean, scale, bias)`` with the mean in two words where one is not enough."""
@@ -57,13 +44,20 @@ def in_words(line: Any, tag: Any) -> Any:
 
 
 @mapping
-def normalize(x: Any, y: Any, n: Any, line: Any, relu: Any, slope: Any, tag: Any) -> None:
-    """``y = f((x - mean) scale + bias)`` with ``line = (mean, scale, bias)``."""
+def normalize(
+    x: Any, xs: Any, y: Any, ys: Any, count: Any, n: Any, line: Any, bent: Any, tag: Any
+) -> None:
+    """``y = f((x - mean) scale + bias)`` in `count` segments, `xs` and `ys` elements apart.
+
+    Here ``line = (mean, scale, bias)`` and ``bent = (relu, slope)``.
+    """
     mean, low, scale, bias = in_words(line, tag)
-    zero, slope = fit(0.0, tag), fit(slope, tag)
-    for j in range(n):
-        z = centre(read(x, j, tag), mean, low, tag) * scale + bias
-        store(y, j, bend(z, zero, relu, slope), tag)
+    zero, relu, slope = fit(0.0, tag), bent[0], fit(bent[1], tag)
+    for k in range(count - 1, -1, -1):
+        here, there = at(x, k * xs, tag), at(y, k * ys, tag)
+        for j in range(n):
+            z = centre(read(here, j, tag), mean, low, tag) * scale + bias
+            store(there, j, bend(z, zero, relu, slope), tag)
 
 
 @mapping
@@ -122,16 +116,30 @@ def reduce(x: Any, r: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any) -> 
 
 
 @mapping
-def spread(x: Any, dy: Any, dx: Any, n: Any, line: Any, pull: Any, slope: Any, tag: Any) -> None:
-    """``dx = scale g - (a + b xhat)`` with ``pull = (a, b, invstd)``."""
+def spread(
+    x: Any,
+    xs: Any,
+    dy: Any,
+    dys: Any,
+    dx: Any,
+    dxs: Any,
+    count: Any,
+    n: Any,
+    line: Any,
+    pull: Any,
+    slope: Any,
+    tag: Any,
+) -> None:
+    """``dx = scale g - (a + b xhat)`` with ``pull = (a, b, invstd)``, in segments."""
     mean, low, scale, bias = in_words(line, tag)
     zero, slope = fit(0.0, tag), fit(slope, tag)
     a, b, invstd = fit(pull[0], tag), fit(pull[1], tag), fit(pull[2], tag)
-    for j in range(n):
-        d = centre(read(x, j, tag), mean, low, tag)
-        g = read(dy, j, tag)
-        g = bend_back(g, d * scale + bias > zero, zero, slope)
-        store(dx, j, scale * g - (a + b * (invstd * d)), tag)
+    for k in range(count - 1, -1, -1):
+        here, there, out = at(x, k * xs, tag), at(dy, k * dys, tag), at(dx, k * dxs, tag)
+        for j in range(n):
+            d = centre(read(here, j, tag), mean, low, tag)
+            g = bend_back(read(there, j, tag), d * scale + bias > zero, zero, slope)
+            store(out, j, scale * g - (a + b * (invstd * d)), tag)
 
 
 @mapping
@@ -148,84 +156,6 @@ def spread_add(
         g = bend_back(g, d * scale + bias + read(r, j, tag) > zero, zero, slope)
         store(dx, j, scale * g - (a + b * (invstd * d)), tag)
         store(dr, j, g, tag)
-
-
-@mapping
-def line_up(x: Any, n: Any, line: Any, z: Any, tag: Any) -> None:
-    """``z = (x - mean) scale + bias``."""
-    mean, scale, bias = line
-    for j in range(n):
-        z[j] = (load(x, j, tag) - mean) * scale + bias
-
-
-@mapping
-def complete(z: Any, n: Any, r: Any, w: Any, y: Any, kind: Any, parameter: Any, tag: Any) -> None:
-    """``y = f(z + r)``, 0 where the mask leaves positions out."""
-    if r:
-        for j in range(n):
-            z[j] += load(r, j, tag)
-    activate(z, n, kind, parameter)
-    if w:
-        for j in range(n):
-            z[j] = z[j] if load(w, j, WIDE) > 0 else 0.0
-    for j in range(n):
-        store(y, j, z[j], tag)
-
-
-@mapping
-def to_gradient(
-    z: Any, n: Any, r: Any, dy: Any, w: Any, kind: Any, parameter: Any, tag: Any
-) -> None:
-    """``z = f'(z + r) dy``, 0 where the mask leaves positions out or f is flat."""
-    if r:
-        for j in range(n):
-            z[j] += load(r, j, tag)
-    differentiate(z, n, kind, parameter)
-    for j in range(n):
-        z[j] = z[j] * load(dy, j, tag) if z[j] != 0 else 0.0
-    if w:
-        for j in range(n):
-            z[j] = z[j] if load(w, j, WIDE) > 0 else 0.0
-
-
-@summing
-def reduce_gradient(x: Any, g: Any, w: Any, n: Any, mean: Any, tag: Any) -> Any:
-    """Sums of g and of ``g (x - mean)``, where g is a buffer."""
-    s = q = 0.0
-    if w:
-        for j in range(n):
-            d = load(x, j, tag) - mean if load(w, j, WIDE) > 0 else 0.0
-            s += g[j]
-            q += g[j] * d
-    else:
-        for j in range(n):
-            s += g[j]
-            q += g[j] * (load(x, j, tag) - mean)
-    return s, q
-
-
-@mapping
-def spread_gradient(
-    x: Any, g: Any, w: Any, dx: Any, n: Any, line: Any, pull: Any, tag: Any
-) -> None:
-    """``dx = scale g - w (a + b xhat)``, where g is a buffer."""
-    mean, scale, _ = line
-    a, b, invstd = pull
-    if w:
-        for j in range(n):
-            weight = load(w, j, WIDE)
-            pulled = weight * (a + b * (invstd * (load(x, j, tag) - mean)))
-            store(dx, j, scale * g[j] - pulled if weight > 0 else 0.0, tag)
-    else:
-        for j in range(n):
-            store(dx, j, scale * g[j] - (a + b * (invstd * (load(x, j, tag) - mean))), tag)
-
-
-@mapping
-def store_gradient(g: Any, dr: Any, n: Any, tag: Any) -> None:
-    """``dr = g``."""
-    for j in range(n):
-        store(dr, j, g[j], tag)
 
 
 @mapping

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 
 TAGS = {
@@ -193,82 +192,3 @@ def at(typing: Any, address: Any, index: Any, tag: Any) -> Any:
         return builder.select(nowhere, arguments[0], there)
 
     return types.intp(types.intp, types.intp, tag), generate
-
-
-@intrinsic
-def prefetch(typing: Any, address: Any) -> Any:
-    """Ask for the cache line at `address`, which need not be ours."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        options = [ir.Constant(_I32, value) for value in (0, 3, 1)]
-        builder.call(function, [pointer, *options])
-        return context.get_dummy_value()
-
-    return types.void(types.intp), generate
-
-
-@intrinsic
-def stream_line(typing: Any, target: Any, source: Any) -> Any:
-    """Copy 64 bytes to a target so aligned, past the caches.
-
-    An ordinary store first reads the line that it is about to overwrite: a third of the traffic.
-    """
-    line = ir.VectorType(_I64, 8)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target, source = (builder.inttoptr(a, line.as_pointer()) for a in arguments)
-        value = builder.load(source, align=1, typ=line)
-        written = builder.store(value, target, align=64)
-        one = builder.module.add_metadata([ir.Constant(_I32, 1)])
-        written.set_metadata("nontemporal", one)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), generate
-
-
-@intrinsic
-def fence(typing: Any) -> Any:
-    """Make what was streamed visible to other threads."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
-@intrinsic
-def take(typing: Any, address: Any) -> Any:
-    """Read the counter at `address` and add one to it, as one step among threads."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = builder.inttoptr(arguments[0], _I64.as_pointer())
-        return builder.atomic_rmw("add", pointer, ir.Constant(_I64, 1), "monotonic")
-
-    return types.intp(types.intp), generate
-
-
-@intrinsic
-def call_int(typing: Any, address: Any) -> Any:
-    """Call the C function ``int f(void)`` at `address`."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(_I32, [])
-        function = builder.inttoptr(arguments[0], kind.as_pointer())
-        return builder.sext(builder.call(function, []), _I64)
-
-    return types.intp(types.intp), generate
-
-
-@intrinsic
-def room(typing: Any) -> Any:
-    """Memory for `TILES` times `TILE` float64 on the stack of the caller."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        space = cgutils.alloca_once(builder, _DOUBLE, size=TILES * TILE)
-        return builder.bitcast(space, ir.IntType(8).as_pointer())
-
-    return types.voidptr(), generate

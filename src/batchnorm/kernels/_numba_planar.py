@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchnorm.kernels import _numba_general as general
 from batchnorm.kernels import _numba_loops as loops
+from batchnorm.kernels import _numba_segments as segments
 from batchnorm.kernels._numba_call import (
     constants,
     pulls,
@@ -18,62 +20,64 @@ from batchnorm.kernels._numba_call import (
     put_sums,
     shift_of,
 )
+from batchnorm.kernels._numba_machine import fence
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import TILE, WIDE, fence, load, put
-from batchnorm.kernels._numba_segments import ahead, bounds, following, offsets
+from batchnorm.kernels._numba_memory import TILE, WIDE, at, load, put
 
 
 @mapping
-def measure(p: Any, c: Any, part: Any, shift: Any, tag: Any) -> Any:
+def measure(p: Any, c: Any, part: Any, shift: Any, work: Any, tag: Any) -> Any:
     """How many values a part holds, and their sums."""
-    o, i, left = bounds(p, part)
-    count = float(max(left, 0))
+    o, i, count, n = segments.bounds(p, part)
+    x, step = segments.offsets(p, o, c, i, tag)[0], p.x_outer
     s = q = 0.0
-    while left > 0:
-        n = min(p.inner - i, left)
-        x = offsets(p, o, c, i, tag)[0]
-        ahead(p, o, x, p.x_outer, tag)
-        ds, dq = loops.measure(x, n, shift, tag)
-        s, q = s + ds, q + dq
-        o, i, left = following(p, o, i, left, n)
-    return count, s, q
+    if n <= segments.SHORT:
+        s, q = segments.measure(x, step, count, n, shift, work[1][1], work[1][2], tag)
+    else:
+        for k in range(count):
+            segments.ahead(x, k, step, count, n, tag)
+            ds, dq = loops.measure(at(x, k * step, tag), n, shift, tag)
+            s, q = s + ds, q + dq
+    return float(count * n), s, q
 
 
 @mapping
-def measure_weighted(p: Any, c: Any, part: Any, shift: Any, tag: Any) -> Any:
+def measure_weighted(p: Any, c: Any, part: Any, shift: Any, work: Any, tag: Any) -> Any:
     """As `measure`, under a mask if there is one."""
     if p.weights == 0:
-        return measure(p, c, part, shift, tag)
-    o, i, left = bounds(p, part)
-    count = s = q = 0.0
-    while left > 0:
-        n = min(p.inner - i, left)
-        x, _, _, _, _, w = offsets(p, o, c, i, tag)
-        more, ds, dq = loops.measure_weighted(x, w, n, shift, tag)
-        count, s, q = count + more, s + ds, q + dq
-        o, i, left = following(p, o, i, left, n)
-    return count, s, q
+        return measure(p, c, part, shift, work, tag)
+    o, i, count, n = segments.bounds(p, part)
+    total = s = q = 0.0
+    for k in range(count):
+        x, _, _, _, _, w = segments.offsets(p, o + k, c, i, tag)
+        more, ds, dq = general.measure_weighted(x, w, n, shift, tag)
+        total, s, q = total + more, s + ds, q + dq
+    return total, s, q
 
 
 @mapping
 def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a part, with an activation that is a bend."""
     mean, invstd, weight, bias = constants(p, c)
-    line = (mean, invstd * weight, bias)
-    o, i, left = bounds(p, part)
+    line, bent = (mean, invstd * weight, bias), (p.relu, p.slope)
+    o, i, count, n = segments.bounds(p, part)
+    if p.streams == 0 and p.residual == 0:
+        x, _, _, y, _, _ = segments.offsets(p, o, c, i, tag)
+        loops.normalize(x, p.x_outer, y, p.channels * p.inner, count, n, line, bent, tag)
+        return
     tile = work[0].ctypes.data
-    most = p.inner if p.streams == 0 else TILE
-    while left > 0:
-        n = min(p.inner - i, left, most)
-        x, r, _, y, _, _ = offsets(p, o, c, i, tag)
-        target = tile if p.streams else y
-        if r:
-            loops.normalize_add(x, r, target, n, line, p.relu, p.slope, tag)
-        else:
-            loops.normalize(x, target, n, line, p.relu, p.slope, tag)
-        if p.streams:
-            loops.stream(tile, y, n, tag)
-        o, i, left = following(p, o, i, left, n)
+    most = TILE if p.streams else max(n, 1)
+    for k in range(count):
+        for start in range(0, n, most):
+            m = min(most, n - start)
+            x, r, _, y, _, _ = segments.offsets(p, o + k, c, i + start, tag)
+            target = tile if p.streams else y
+            if r:
+                loops.normalize_add(x, r, target, m, line, p.relu, p.slope, tag)
+            else:
+                loops.normalize(x, 0, target, 0, 1, m, line, bent, tag)
+            if p.streams:
+                loops.stream(tile, y, m, tag)
     if p.streams:
         fence()
 
@@ -83,13 +87,13 @@ def write_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a part, with any activation and mask."""
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
-    o, i, left = bounds(p, part)
-    while left > 0:
-        n = min(p.inner - i, left, TILE)
-        x, r, _, y, _, w = offsets(p, o, c, i, tag)
-        loops.line_up(x, n, line, work[0], tag)
-        loops.complete(work[0], n, r, w, y, p.activation, p.slope, tag)
-        o, i, left = following(p, o, i, left, n)
+    o, i, count, n = segments.bounds(p, part)
+    for k in range(count):
+        for start in range(0, n, TILE):
+            m = min(TILE, n - start)
+            x, r, _, y, _, w = segments.offsets(p, o + k, c, i + start, tag)
+            general.line_up(x, m, line, work[0], tag)
+            general.complete(work[0], m, r, w, y, p.activation, p.slope, tag)
 
 
 @mapping
@@ -100,7 +104,7 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
     shift = shift_of(p, c, tag) if p.measure else 0.0
     if phase == 1:
         if p.measure:
-            n, s, q = measure(p, c, part, shift, tag)
+            n, s, q = measure(p, c, part, shift, work, tag)
             put(p.scratch, 3 * task, n, WIDE)
             put(p.scratch, 3 * task + 1, s, WIDE)
             put(p.scratch, 3 * task + 2, q, WIDE)
@@ -109,7 +113,7 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
         n = s = q = 0.0
         for k in range(p.parts):
             if phase == 0:
-                dn, ds, dq = measure(p, c, k, shift, tag)
+                dn, ds, dq = measure(p, c, k, shift, work, tag)
             else:
                 there = p.scratch + 24 * (c * p.parts + k)
                 dn, ds, dq = load(there, 0, WIDE), load(there, 1, WIDE), load(there, 2, WIDE)
@@ -126,16 +130,19 @@ def reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     """A part's sums of g and ``g xhat``, with an activation that is a bend."""
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
-    o, i, left = bounds(p, part)
+    o, i, count, n = segments.bounds(p, part)
+    x, r, dy, _, _, _ = segments.offsets(p, o, c, i, tag)
+    xs, rs, dys = p.x_outer, p.residual_outer, p.dy_outer
     s = q = 0.0
-    while left > 0:
-        n = min(p.inner - i, left)
-        x, r, dy, _, _, _ = offsets(p, o, c, i, tag)
-        ahead(p, o, x, p.x_outer, tag)
-        ahead(p, o, dy, p.dy_outer, tag)
-        ds, dq = loops.reduce(x, r, dy, n, line, p.slope, tag)
-        s, q = s + ds, q + dq
-        o, i, left = following(p, o, i, left, n)
+    if n <= segments.SHORT and r == 0:
+        s, q = segments.reduce(x, xs, dy, dys, count, n, line, p.slope, work[1][1], work[1][2], tag)
+    else:
+        for k in range(count):
+            segments.ahead(x, k, xs, count, n, tag)
+            segments.ahead(dy, k, dys, count, n, tag)
+            here, there = at(x, k * xs, tag), at(dy, k * dys, tag)
+            ds, dq = loops.reduce(here, at(r, k * rs, tag), there, n, line, p.slope, tag)
+            s, q = s + ds, q + dq
     return s, q * invstd
 
 
@@ -144,16 +151,16 @@ def reduce_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     """As `reduce`, with any activation and mask."""
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
-    o, i, left = bounds(p, part)
+    o, i, count, n = segments.bounds(p, part)
     s = q = 0.0
-    while left > 0:
-        n = min(p.inner - i, left, TILE)
-        x, r, dy, _, _, w = offsets(p, o, c, i, tag)
-        loops.line_up(x, n, line, work[0], tag)
-        loops.to_gradient(work[0], n, r, dy, w, p.activation, p.slope, tag)
-        ds, dq = loops.reduce_gradient(x, work[0], w, n, mean, tag)
-        s, q = s + ds, q + dq
-        o, i, left = following(p, o, i, left, n)
+    for k in range(count):
+        for start in range(0, n, TILE):
+            m = min(TILE, n - start)
+            x, r, dy, _, _, w = segments.offsets(p, o + k, c, i + start, tag)
+            general.line_up(x, m, line, work[0], tag)
+            general.to_gradient(work[0], m, r, dy, w, p.activation, p.slope, tag)
+            ds, dq = general.reduce_gradient(x, work[0], w, m, mean, tag)
+            s, q = s + ds, q + dq
     return s, q * invstd
 
 
@@ -161,21 +168,26 @@ def reduce_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
 def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """A part's gradient of x, and of the residual if there is one."""
     mean, invstd, weight, bias = constants(p, c)
-    line, pull = (mean, invstd * weight, bias), pulls(p, c)
-    o, i, left = bounds(p, part)
+    line, pull = (mean, invstd * weight, bias), pulls(p, c, invstd, weight)
+    o, i, count, n = segments.bounds(p, part)
+    if p.streams == 0 and p.residual == 0:
+        x, _, dy, dx, _, _ = segments.offsets(p, o, c, i, tag)
+        steps = p.channels * p.inner
+        loops.spread(x, p.x_outer, dy, p.dy_outer, dx, steps, count, n, line, pull, p.slope, tag)
+        return
     tile = work[0].ctypes.data
-    most = p.inner if p.streams == 0 else TILE
-    while left > 0:
-        n = min(p.inner - i, left, most)
-        x, r, dy, dx, dr, _ = offsets(p, o, c, i, tag)
-        target = tile if p.streams else dx
-        if r:
-            loops.spread_add(x, r, dy, target, dr, n, line, pull, p.slope, tag)
-        else:
-            loops.spread(x, dy, target, n, line, pull, p.slope, tag)
-        if p.streams:
-            loops.stream(tile, dx, n, tag)
-        o, i, left = following(p, o, i, left, n)
+    most = TILE if p.streams else max(n, 1)
+    for k in range(count):
+        for start in range(0, n, most):
+            m = min(most, n - start)
+            x, r, dy, dx, dr, _ = segments.offsets(p, o + k, c, i + start, tag)
+            target = tile if p.streams else dx
+            if r:
+                loops.spread_add(x, r, dy, target, dr, m, line, pull, p.slope, tag)
+            else:
+                loops.spread(x, 0, dy, 0, target, 0, 1, m, line, pull, p.slope, tag)
+            if p.streams:
+                loops.stream(tile, dx, m, tag)
     if p.streams:
         fence()
 
@@ -184,18 +196,18 @@ def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
 def spread_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """As `spread`, with any activation and mask, and only those gradients that are wanted."""
     mean, invstd, weight, bias = constants(p, c)
-    line, pull = (mean, invstd * weight, bias), pulls(p, c)
-    o, i, left = bounds(p, part)
-    while left > 0:
-        n = min(p.inner - i, left, TILE)
-        x, r, dy, dx, dr, w = offsets(p, o, c, i, tag)
-        loops.line_up(x, n, line, work[0], tag)
-        loops.to_gradient(work[0], n, r, dy, w, p.activation, p.slope, tag)
-        if dx:
-            loops.spread_gradient(x, work[0], w, dx, n, line, pull, tag)
-        if dr:
-            loops.store_gradient(work[0], dr, n, tag)
-        o, i, left = following(p, o, i, left, n)
+    line, pull = (mean, invstd * weight, bias), pulls(p, c, invstd, weight)
+    o, i, count, n = segments.bounds(p, part)
+    for k in range(count):
+        for start in range(0, n, TILE):
+            m = min(TILE, n - start)
+            x, r, dy, dx, dr, w = segments.offsets(p, o + k, c, i + start, tag)
+            general.line_up(x, m, line, work[0], tag)
+            general.to_gradient(work[0], m, r, dy, w, p.activation, p.slope, tag)
+            if dx:
+                general.spread_gradient(x, work[0], w, dx, m, line, pull, tag)
+            if dr:
+                general.store_gradient(work[0], dr, m, tag)
 
 
 @mapping

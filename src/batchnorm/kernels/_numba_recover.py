@@ -13,8 +13,8 @@ from batchnorm.kernels import _numba_row_loops as rows
 from batchnorm.kernels._numba_call import constants, pulls
 from batchnorm.kernels._numba_math import ELU, mapping, summing
 from batchnorm.kernels._numba_memory import TILE, constant, constant_size, read, store
-from batchnorm.kernels._numba_scalar import centre, fit, run_length
-from batchnorm.kernels._numba_segments import bounds, following, offsets
+from batchnorm.kernels._numba_scalar import centre, fit
+from batchnorm.kernels._numba_segments import bounds, offsets
 
 
 @summing
@@ -42,17 +42,17 @@ def planar_reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     """A part's sums of g and ``g xhat``."""
     _, _, weight, bias = constants(p, c)
     words, slopes = _in_words(bias, p.slope, tag)
-    o, i, left = bounds(p, part)
+    o, i, count, n = bounds(p, part)
     s = q = 0.0
-    while left > 0:
-        n = min(p.inner - i, left, run_length(tag))
-        y, _, dy, _, _, _ = offsets(p, o, c, i, tag)
-        if p.activation == ELU:
-            ds, dq = _sum(y, dy, n, words, slopes, undo.elu, tag)
-        else:
-            ds, dq = _sum(y, dy, n, words, slopes, undo.bend, tag)
-        s, q = s + ds, q + dq
-        o, i, left = following(p, o, i, left, n)
+    for k in range(count):
+        for start in range(0, n, TILE):
+            m = min(TILE, n - start)
+            y, _, dy, _, _, _ = offsets(p, o + k, c, i + start, tag)
+            if p.activation == ELU:
+                ds, dq = _sum(y, dy, m, words, slopes, undo.elu, tag)
+            else:
+                ds, dq = _sum(y, dy, m, words, slopes, undo.bend, tag)
+            s, q = s + ds, q + dq
     return s, q / weight
 
 
@@ -75,17 +75,15 @@ def planar_spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """A part's gradient of x."""
     _, invstd, weight, bias = constants(p, c)
     words, slopes = _in_words(bias, p.slope, tag)
-    a, b, _ = pulls(p, c)
+    a, b, _ = pulls(p, c, invstd, weight)
     pull = (invstd * weight, a, b / weight)
-    o, i, left = bounds(p, part)
-    while left > 0:
-        n = min(p.inner - i, left)
-        y, _, dy, dx, _, _ = offsets(p, o, c, i, tag)
+    o, i, count, n = bounds(p, part)
+    for k in range(count):
+        y, _, dy, dx, _, _ = offsets(p, o + k, c, i, tag)
         if p.activation == ELU:
             _write(y, dy, dx, n, words, slopes, pull, undo.elu, tag)
         else:
             _write(y, dy, dx, n, words, slopes, pull, undo.bend, tag)
-        o, i, left = following(p, o, i, left, n)
 
 
 @summing

@@ -78,7 +78,12 @@ def weights(p: Any, row: Any, start: Any, n: Any, w: Any) -> None:
 def add_up(p: Any, part: Any, kind: Any, start: Any, sums: Any) -> None:
     """Add columns' sums to the block's sums for their channels."""
     n = min(TILE, p.columns - start)
-    if p.columns == p.channels:  # one column is one channel, and none has been here before
+    width = p.channels * p.inner
+    for first in range(width, n, width):  # several positions in a row, which is one tile then
+        for j in range(min(width, n - first)):
+            sums[j] += sums[first + j]
+    n = min(n, width)
+    if p.inner == 1:  # one column is one channel, and none has been here before
         for j in range(n):
             put(p.scratch, partial(p, part, kind, start) + j, sums[j], WIDE)
         return
@@ -96,7 +101,7 @@ def add_up(p: Any, part: Any, kind: Any, start: Any, sums: Any) -> None:
 @mapping
 def clear(p: Any, part: Any) -> None:
     """Begin a block's sums."""
-    if p.columns == p.channels:
+    if p.inner == 1:
         return
     for k in range(partial(p, part, 0, 0), partial(p, part + 1, 0, 0)):
         put(p.scratch, k, 0.0, WIDE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchnorm.kernels import _numba_loops as loops
+from batchnorm.kernels import _numba_general as general
 from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_row_loops as rows
 from batchnorm.kernels._numba_call import anchors, constants, pulls, put_moments, put_sums, shift_of
@@ -98,7 +98,7 @@ def write_general(p: Any, part: Any, work: Any, tag: Any) -> None:
             if p.weights:
                 blocks.weights(p, row, start, n, weights)
             rows.line_up(x, n, p.scratch + constant_size(tag) * start, p.columns, z, tag)
-            loops.complete(z, n, r, w, y, p.activation, p.slope, tag)
+            general.complete(z, n, r, w, y, p.activation, p.slope, tag)
 
 
 @mapping
@@ -166,7 +166,7 @@ def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
             if p.weights:
                 blocks.weights(p, row, start, n, weights)
             rows.line_up(x, n, v, p.columns, z, tag)
-            loops.to_gradient(z, n, r, dy, w, p.activation, p.slope, tag)
+            general.to_gradient(z, n, r, dy, w, p.activation, p.slope, tag)
             rows.reduce_gradient(x, z, n, v, p.columns, weights, p.weights != 0, s, q, tag)
         blocks.add_up(p, part, 1, start, s)
         blocks.add_up(p, part, 2, start, q)
@@ -208,11 +208,11 @@ def spread_general(p: Any, part: Any, work: Any, tag: Any) -> None:
             if p.weights:
                 blocks.weights(p, row, start, n, weights)
             rows.line_up(x, n, v, p.columns, z, tag)
-            loops.to_gradient(z, n, r, dy, w, p.activation, p.slope, tag)
+            general.to_gradient(z, n, r, dy, w, p.activation, p.slope, tag)
             if dx:
                 rows.spread_gradient(x, z, dx, n, v, p.columns, weights, p.weights != 0, tag)
             if dr:
-                loops.store_gradient(z, dr, n, tag)
+                general.store_gradient(z, dr, n, tag)
 
 
 @mapping
@@ -233,7 +233,7 @@ def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, sp
                 continue
             if p.measure:
                 put_sums(p, c, blocks.total(p, 1, c), blocks.total(p, 2, c) * unit)
-            a, b, _ = pulls(p, c)
+            a, b, _ = pulls(p, c, invstd, weight)
             blocks.fill(p, c, rows.INVSTD, unit, tag)
             blocks.fill(p, c, rows.A, a, tag)
             blocks.fill(p, c, rows.B, b, tag)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from batchnorm.kernels._numba_call import PARAMETER_TYPES, parameter, put_parameter
 from batchnorm.kernels._numba_compile import Kernel, c_function, stamp
+from batchnorm.kernels._numba_machine import take
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import WIDE, load, take
+from batchnorm.kernels._numba_memory import WIDE, load
 
 _INTEGERS = ("moments", "channels", "mean", "mean_type", "var", "var_type", "batches")
 _REALS = ("mean_most", "var_most", "share")
