@@ -6,7 +6,16 @@ from typing import Any
 
 from batchnorm.kernels import _numba_row_loops as rows
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import TILE, WIDE, at, constant_size, load, put, put_constant
+from batchnorm.kernels._numba_memory import (
+    TILE,
+    WIDE,
+    at,
+    constant,
+    constant_size,
+    load,
+    put,
+    put_constant,
+)
 from batchnorm.kernels._numba_scalar import fit
 
 SOME = 64  # channels in a task of phases 0 and 2
@@ -20,14 +29,20 @@ def partial(p: Any, part: Any, kind: Any, c: Any) -> Any:
 
 @mapping
 def fill(p: Any, c: Any, vector: Any, value: Any, tag: Any) -> None:
-    """Set `vector` in all columns of channel c."""
-    if p.columns == p.channels:
-        put_constant(p.scratch, vector * p.columns + c, value, tag)
-        return
+    """Set `vector` at channel c of a row's first position; `repeat` does the others."""
+    for j in range(c * p.inner, (c + 1) * p.inner):
+        put_constant(p.scratch, vector * p.columns + j, value, tag)
+
+
+@mapping
+def repeat(p: Any, first: Any, stop: Any, vector: Any, end: Any, tag: Any) -> None:
+    """Copy vectors up to `end`, at channels up to `stop`, to all positions of a row."""
     width = p.channels * p.inner
-    for start in range(c * p.inner, p.columns, width):
-        for j in range(start, start + p.inner):
-            put_constant(p.scratch, vector * p.columns + j, value, tag)
+    for here in range(vector * p.columns, end * p.columns, p.columns):
+        for there in range(here + width, here + p.columns, width):
+            for j in range(first * p.inner, stop * p.inner):
+                value = float(constant(p.scratch, here + j, tag))
+                put_constant(p.scratch, there + j, value, tag)
 
 
 @mapping

@@ -109,7 +109,8 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
     elif phase == 3 and p.out:
         write(p, task, work, tag)
     elif phase == 0 or (phase == 2 and p.measure):
-        for c in range(task * blocks.SOME, min((task + 1) * blocks.SOME, p.channels)):
+        start, stop = task * blocks.SOME, min((task + 1) * blocks.SOME, p.channels)
+        for c in range(start, stop):
             if phase == 0 and p.measure:
                 blocks.fill(p, c, rows.MEAN, shift_of(p, c, tag), tag)
                 continue
@@ -122,6 +123,7 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
             blocks.fill_mean(p, c, mean, tag)
             blocks.fill(p, c, rows.SCALE, invstd * weight, tag)
             blocks.fill(p, c, rows.BIAS, bias, tag)
+        blocks.repeat(p, start, stop, rows.MEAN, rows.A, tag)
 
 
 @mapping
@@ -223,7 +225,8 @@ def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, sp
     elif phase == 3 and (p.out or p.out_residual):
         spread(p, task, work, tag)
     elif phase == 0 or phase == 2:
-        for c in range(task * blocks.SOME, min((task + 1) * blocks.SOME, p.channels)):
+        start, stop = task * blocks.SOME, min((task + 1) * blocks.SOME, p.channels)
+        for c in range(start, stop):
             _, invstd, weight, bias = constants(p, c)
             middle, unit = anchors(p, c)
             if phase == 0:
@@ -237,3 +240,5 @@ def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, sp
             blocks.fill(p, c, rows.INVSTD, unit, tag)
             blocks.fill(p, c, rows.A, a, tag)
             blocks.fill(p, c, rows.B, b, tag)
+        vector, end = (rows.MEAN, rows.A) if phase == 0 else (rows.A, rows.VECTORS)
+        blocks.repeat(p, start, stop, vector, end, tag)
