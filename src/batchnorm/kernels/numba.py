@@ -225,7 +225,7 @@ def _update() -> Callable[..., None]:
 
 
 def _in_dtype(dy: Tensor, x: Tensor) -> Tensor:
-    """`dy` in x's dtype; `Tensor.to` costs most of a microsecond even where there is nothing to do."""
+    """`dy` in x's dtype; `Tensor.to` costs most of a microsecond to do nothing."""
     return dy if dy.dtype is x.dtype else dy.to(x.dtype)
 
 
