@@ -171,6 +171,7 @@ REFUSALS = [
     ({"weight": torch.tensor([0.01, 1.0]), "bias": torch.ones(2)}, "in channel 0 a bias of 1"),
     ({"bias": torch.tensor([float("nan"), 0.0])}, "in channel 0 a bias of nan"),
     ({"x": torch.randn(50, 2) * 1e-6, "bias": torch.ones(2)}, "more than 0.00"),
+    ({"x": torch.full((50, 2), 3.0), "bias": torch.ones(2)}, "more than 0 times the weight"),
     ({"residual": torch.ones(50, 2)}, "with a residual"),
     ({"mask": torch.ones(50, 1)}, "with a mask"),
     ({"x": torch.randn(50, 4)[:, ::2]}, "strides (4, 2) has gaps"),

@@ -83,8 +83,8 @@ def forward(backend: Backend, call: Call, moments: Tensor | None = None) -> Tens
             return backend.forward(call, out=x)[1]
         moments = backend.statistics(x, None)
     var = moments[2]
-    spread = float((var / (var + eps)).amax().sqrt()) if var.numel() else 0.0
-    reason = _shifted(weight, bias, spread or math.inf, x.dtype)
+    spread = float((var / (var + eps)).amax().sqrt()) if x.numel() else math.inf
+    reason = _shifted(weight, bias, spread, x.dtype)
     if reason is None and activation.kind == "elu" and x.numel():
         reason = _saturated(call, moments)
     if reason is not None:
