@@ -53,9 +53,9 @@ def update(
     """
     if not moments.is_cpu:
         _update_without_branching(mean, var, batches, moments, momentum)
-    elif numba.updates(mean, var) and (batches is None or batches.dtype is torch.int64):
-        numba.update_running(mean, var, batches, moments, momentum)
-    elif _fits(mean, var, moments):
+    elif not numba.update_running(mean, var, batches, moments, momentum) and _fits(
+        mean, var, moments
+    ):
         _move(mean, var, batches, moments, momentum)
 
 

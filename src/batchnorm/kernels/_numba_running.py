@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numba import carray
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from batchnorm.kernels._numba_call import PARAMETER_TYPES, parameter, put_parameter
 from batchnorm.kernels._numba_compile import Kernel, c_function, stamp
@@ -24,38 +25,57 @@ _REALS = ("mean_most", "var_most", "share")
 _FIELDS = np.dtype([(n, np.int64) for n in _INTEGERS] + [(n, np.float64) for n in _REALS])
 _PACK = struct.Struct(f"{len(_INTEGERS)}q{len(_REALS)}d")
 _RECORD = ctypes.c_char * _PACK.size
-_MOST = {dtype: torch.finfo(dtype).max for dtype in PARAMETER_TYPES}
+_KINDS = {dtype: (kind, torch.finfo(dtype).max) for dtype, kind in PARAMETER_TYPES.items()}
+
+
+_NOTHING = (0, 0, 0.0)
+_free: list[Any] = []  # records that no call uses; taking one and giving it back are atomic
 
 
 def update(
     mean: Tensor | None, var: Tensor | None, batches: Tensor | None, moments: Tensor, share: float
-) -> None:
-    """Move contiguous buffers towards a batch's moments; see `batchnorm.functional._running`.
+) -> bool:
+    """Move buffers towards a batch's moments; see `batchnorm.functional._running`.
 
     Args:
         mean: the running mean.
         var: the running variance.
-        batches: an int64 counter of the batches that were taken in.
+        batches: a counter of the batches that were taken in.
         moments: packed, float64.
         share: the momentum; NaN for one over the count of batches.
+
+    Returns:
+        Whether these buffers are of a kind that it takes; if not, nothing was done.
     """
-    record = _RECORD()
+    of_mean, of_var = _described(mean), _described(var)
+    if of_mean is None or of_var is None:
+        return False
+    if batches is not None and (batches.dtype is not torch.int64 or not batches.is_cpu):
+        return False
+    try:
+        record = _free.pop()
+    except IndexError:
+        record = _RECORD()
+    counter = 0 if batches is None else batches.data_ptr()
+    (mean_at, mean_type, mean_most), (var_at, var_type, var_most) = of_mean, of_var
     _PACK.pack_into(
-        record,
-        0,
-        moments.data_ptr(),
-        moments.shape[1],
-        0 if mean is None else mean.data_ptr(),
-        0 if mean is None else PARAMETER_TYPES[mean.dtype],
-        0 if var is None else var.data_ptr(),
-        0 if var is None else PARAMETER_TYPES[var.dtype],
-        0 if batches is None else batches.data_ptr(),
-        0.0 if mean is None else _MOST[mean.dtype],
-        0.0 if var is None else _MOST[var.dtype],
-        share,
-    )
+        record, 0, moments.data_ptr(), moments.shape[1], mean_at, mean_type, var_at, var_type,
+        counter, mean_most, var_most, share,
+    )  # fmt: skip
     kernel().function(record)
-    torch.autograd.graph.increment_version([t for t in (mean, var, batches) if t is not None])
+    _free.append(record)
+    increment_version([t for t in (mean, var, batches) if t is not None])
+    return True
+
+
+def _described(t: Tensor | None) -> tuple[int, int, float] | None:
+    """Address, type and largest value of a buffer; None for one of another kind."""
+    if t is None:
+        return _NOTHING
+    kind = _KINDS.get(t.dtype)
+    if kind is None or not (t.is_cpu and t.is_contiguous()):
+        return None
+    return t.data_ptr(), *kind
 
 
 @mapping

@@ -195,30 +195,29 @@ def backward_input(dy: Tensor, call: Call, moments: Tensor, sums: Tensor) -> Ten
     return dx
 
 
-def updates(*running: Tensor | None) -> bool:
-    """Whether `update_running` takes these buffers."""
-    for t in running:
-        if t is not None and not (
-            t.dtype in DTYPES and t.device.type == "cpu" and t.is_contiguous()
-        ):
-            return False
-    return _missing() is None
-
-
 def update_running(
     mean: Tensor | None,
     var: Tensor | None,
     batches: Tensor | None,
     moments: Tensor,
     momentum: float | None,
-) -> None:
-    """Move running statistics towards packed moments, as `batchnorm.functional` defines it."""
+) -> bool:
+    """Move running statistics towards packed moments, as `batchnorm.functional` defines it.
+
+    Returns:
+        Whether it takes these buffers; if not, nothing was done.
+    """
+    update = _update()
+    if update is None:
+        return False
     share = math.nan if momentum is None else momentum
-    _update()(mean, var, batches, moments.contiguous(), share)
+    return update(mean, var, batches, moments.contiguous(), share)
 
 
 @cache
-def _update() -> Callable[..., None]:
+def _update() -> Callable[..., bool] | None:
+    if _missing() is not None:
+        return None
     from batchnorm.kernels._numba_running import update
 
     return update
