@@ -89,6 +89,7 @@ def cases(quick=False):
         Case("1-D", (32, 128, 512)),
         Case("3-D", (4, 32, 16, 56, 56)),
         Case("MLP", (4096, 1024), dtype="bfloat16"),
+        Case("large", (32, 64, 112, 112), relu=False),
     ]
     anchor = Case("ResNet-50, 224x224", (32, 64, 56, 56))
     if quick:
