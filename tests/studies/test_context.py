@@ -93,6 +93,20 @@ def test_a_module_beside_the_users_that_has_changed_is_imported_anew(mine):
     assert OWN.run() == before
 
 
+def test_what_a_half_written_file_raises_is_told_as_a_change(mine):
+    class Meets:
+        """A trial that imports ``parts`` while an editor writes it."""
+
+        network = OWN.network
+
+        def run(self, data):
+            Path("parts.py").write_text("")
+            return OWN.run(data)
+
+    failure = attempt(Stamped(Meets(), Context().of(OWN))).failure
+    assert failure.startswith("ValueError: model 'mine:net': parts changed while the run was going")
+
+
 @pytest.mark.parametrize("file", ["mine.py", "parts.py"])
 def test_a_file_edited_during_a_run_stops_its_study_and_leaves_no_rows_under_the_key(mine, file):
     trials = [replace(OWN, seed=seed) for seed in range(6)]

@@ -52,12 +52,13 @@ class Stamped:
             ValueError: this process has other code, data or versions; or as :meth:`Trial.run`.
         """
         self.check_code()
-        if self.stamp.model:
-            check_initial_state(self.trial.network, self.stamp.initial)
-        rows = self.trial.run(self.stamp.data)
-        # Again, since the trial has imported the files meanwhile.
-        self.check_code()
-        return rows
+        try:
+            if self.stamp.model:
+                check_initial_state(self.trial.network, self.stamp.initial)
+            return self.trial.run(self.stamp.data)
+        finally:
+            # Again, since files were imported meanwhile; one half written may raise anything.
+            self.check_code()
 
     def check_code(self) -> None:
         here = base()
