@@ -1,5 +1,6 @@
 """A key stands for code, data and versions; rows of any other are refused where they are made."""
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -114,7 +115,8 @@ def test_a_file_edited_during_a_run_stops_its_study_and_leaves_no_rows_under_the
 
     def edit(progress):
         if progress.done == 2:
-            Path(file).write_text(Path(file).read_text() + "# and more\n")
+            Path("new").write_text(Path(file).read_text() + "# and more\n")
+            os.replace("new", file)  # at once, as editors do: the worker may be reading
 
     with ThreadPoolExecutor(1) as pool:
         run = go([fake_study("own", trials)], out, executor=pool, on_progress=edit)
