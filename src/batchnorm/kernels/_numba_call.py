@@ -60,6 +60,7 @@ def claim(p: Any, phase: Any, tasks: Any) -> Any:
 
 @mapping
 def parameter(address: Any, kind: Any, index: Any, missing: Any) -> Any:
+    """Element `index` of a parameter of the type `kind`, or `missing` if there is none."""
     if address == 0:
         return missing
     if kind == 0:
@@ -73,6 +74,7 @@ def parameter(address: Any, kind: Any, index: Any, missing: Any) -> Any:
 
 @mapping
 def put_parameter(address: Any, kind: Any, index: Any, value: Any) -> None:
+    """Write element `index` of a parameter, if there is one."""
     if address == 0:
         return
     if kind == 0:

@@ -76,6 +76,7 @@ def length(p: Any, row: Any, start: Any) -> Any:
 
 @mapping
 def block(p: Any, part: Any) -> Any:
+    """The first row of a part, and the one after its last."""
     count = (p.outer * p.channels * p.inner + p.columns - 1) // p.columns
     return part * p.span, min((part + 1) * p.span, count)
 
@@ -131,6 +132,7 @@ def before(p: Any, row: Any, first: Any, start: Any) -> Any:
 
 @mapping
 def total(p: Any, kind: Any, c: Any) -> Any:
+    """A channel's sum over all blocks."""
     total = 0.0
     for part in range(p.parts):
         total += load(p.scratch, partial(p, part, kind, c), WIDE)

@@ -123,6 +123,7 @@ def mean_accuracy(sweep: Sweep, seed: int) -> Bracket:
 
 
 def power(setting: float) -> float:
+    """The decimal logarithm of a setting of a grid."""
     # A grid has three digits (0.316) and is meant to lie at eighths of a decade.
     exact = math.log10(setting)
     eighth = round(8 * exact) / 8

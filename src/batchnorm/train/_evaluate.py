@@ -50,6 +50,7 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, *, overwrites: bool) -> tuple[
 
 @contextmanager
 def modes_given_back(model: nn.Module) -> Generator[None]:
+    """Give every module its own training or evaluation mode back."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -59,4 +60,5 @@ def modes_given_back(model: nn.Module) -> Generator[None]:
 
 
 def moved(examples: Examples, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The examples where `like` is, the inputs in its dtype."""
     return examples.x.to(like.device, like.dtype), examples.y.to(like.device)
