@@ -34,10 +34,19 @@ def test_rows_repeat_to_the_bit_whatever_ran_before():
 
 
 def test_every_field_is_in_the_key():
-    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v * 2, str: str.upper}
+    other = {
+        bool: lambda v: not v,
+        int: lambda v: v + 1,
+        float: lambda v: v * 2,
+        str: str.upper,
+        tuple: lambda v: (*v, ("rate", 0.5)),
+    }
     keys = {SMALL.key("context"), SMALL.key("other context")}
     for field in fields(Trial):
-        changed = replace(SMALL, **{field.name: other[field.type](getattr(SMALL, field.name))})
+        changed = replace(
+            SMALL,
+            **{field.name: other[type(getattr(SMALL, field.name))](getattr(SMALL, field.name))},
+        )
         keys.add(changed.key("context"))
     assert len(keys) == 2 + len(fields(Trial))
 
@@ -46,6 +55,34 @@ def test_the_key_survives_json_and_equal_numbers():
     trial = replace(SMALL, learning_rate=1)
     assert trial.key("") == replace(SMALL, learning_rate=1.0).key("")
     assert Trial(**json.loads(json.dumps(asdict(trial)))).key("") == trial.key("")
+
+
+def test_options_are_one_key_however_they_are_given():
+    trial = replace(SMALL, procedure="noise", options={"sizes": [8, 16], "by": "batch"})
+    assert trial.option("sizes") == (8, 16)
+    assert trial == replace(trial, options=(("by", "batch"), ("sizes", (8, 16))))
+    again = Trial(**json.loads(json.dumps(asdict(trial))))
+    assert again == trial
+    assert again.key("") == trial.key("") != replace(SMALL, procedure="noise").key("")
+    with pytest.raises(KeyError, match="rate"):
+        trial.option("rate")
+
+
+def test_a_procedure_gives_the_rows(monkeypatch):
+    from batchnorm.studies import speed
+
+    def rows(trial, data):
+        assert torch.get_num_threads() == 1
+        return [{"step": 0, "examples": len(data.train.y), "twice": 2 * trial.option("number")}]
+
+    monkeypatch.setattr(speed, "rows", rows, raising=False)
+    trial = replace(SMALL, procedure="speed", options={"number": 21})
+    assert trial.run() == [{"step": 0, "examples": len(load("digits8x8").train), "twice": 42}]
+
+
+def test_a_procedure_that_has_no_rows_is_named():
+    with pytest.raises(ValueError, match=r"procedure 'learning_rate': that study has no rows\("):
+        replace(SMALL, procedure="learning_rate").run()
 
 
 def test_arms_are_paired_they_start_from_the_same_weights():

@@ -102,9 +102,9 @@ def planned(studies: Iterable[Study], setup: Setup, context: Context) -> list[Pa
 
 
 def rows_of(part: Part, finished: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """The rows of a study's trials, in the order of its trials: the fields, the key, the values."""
+    """The rows of a study's trials, in the order of its trials: fields, options, key, values."""
     return [
-        {**asdict(trial), "key": key, **row}
+        {**asdict(trial), **dict(trial.options), "key": key, **row}
         for key, trial in part.trials.items()
         for row in finished[key]
     ]

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 import torch
 
@@ -49,6 +51,8 @@ class Trial:
         every: steps between rows.
         seed: of the initial weights and of the order of examples; two trials that
             differ in batch_norm alone share both.
+        procedure: "train", or the name of a study, whose ``rows(trial, data)`` gives the rows.
+        options: what that procedure alone reads, by name: JSON values; a mapping will do.
     """
 
     network: str = "mlp"
@@ -66,15 +70,30 @@ class Trial:
     steps: int = 400
     every: int = 10
     seed: int = 0
+    procedure: str = "train"
+    options: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         # 1 and 1.0 are the same learning rate but not the same JSON, and so not the same key.
         for field in fields(self):
             if field.type is float:
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
+        given = cast("Mapping[str, Any] | Iterable[tuple[str, Any]]", self.options)
+        options = {name: _frozen(value) for name, value in dict(given).items()}
+        object.__setattr__(self, "options", tuple(sorted(options.items())))
+
+    def option(self, name: str) -> Any:
+        """One of ``options``.
+
+        Raises:
+            KeyError: the trial has no such option.
+        """
+        return dict(self.options)[name]
 
     def run(self, fingerprint: str | None = None) -> list[Row]:
-        """Build the network from the seed and train it; on one thread, so rows repeat to the bit.
+        """Train the network from the seed, or do what the procedure says.
+
+        All on one thread, so that rows repeat to the bit.
 
         Args:
             fingerprint: train on the data that has it, kept from one trial to the next, and on no
@@ -90,22 +109,42 @@ class Trial:
             # Kept only under a fingerprint: without one, a data set may have become another.
             data_of = _examples if fingerprint is None else _kept
             data = data_of(self.data, self.normalize_inputs, fingerprint)
-            return train(
-                build(self, data),
-                data,
-                optimizer=self.optimizer,
-                learning_rate=self.learning_rate,
-                steps=self.steps,
-                batch_size=self.batch_size,
-                seed=self.seed,
-                every=self.every,
-            )
+            rows = trained if self.procedure == "train" else _procedure(self.procedure)
+            return rows(self, data)
         finally:
             torch.set_num_threads(threads)
 
     def key(self, context: str) -> str:
         """Hash of the fields and of ``context``: whatever else decides the rows."""
         return hashlib.sha256(f"{canonical(asdict(self))}\n{context}".encode()).hexdigest()
+
+
+def trained(trial: Trial, data: Data) -> list[Row]:
+    """The trial's network, built from its seed and trained."""
+    return train(
+        build(trial, data),
+        data,
+        optimizer=trial.optimizer,
+        learning_rate=trial.learning_rate,
+        steps=trial.steps,
+        batch_size=trial.batch_size,
+        seed=trial.seed,
+        every=trial.every,
+    )
+
+
+def _procedure(name: str) -> Callable[[Trial, Data], list[Row]]:
+    module = import_module(f"batchnorm.studies.{name}")
+    if not hasattr(module, "rows"):
+        raise ValueError(f"procedure {name!r}: that study has no rows(trial, data) of its own")
+    return module.rows
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, which JSON makes of tuples, as tuples: trials are keys."""
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(one) for one in cast("Iterable[Any]", value))
+    return value
 
 
 def canonical(value: Any) -> str:
