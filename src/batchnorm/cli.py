@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from batchnorm.screen import Watched, findings
+from batchnorm.studies._asked import STUDIES
 
 app = typer.Typer(
     add_completion=False,
@@ -63,8 +64,7 @@ def study(
         list[str] | None,
         typer.Argument(
             metavar="NAME",
-            help="[bold]speed[/] (does batch norm speed up learning?), [bold]learning_rate[/] "
-            "(does it widen the range of learning rates that work?); both if you name none.",
+            help=f"One or several of [bold]{'[/], [bold]'.join(STUDIES)}[/]; all if you name none.",
             show_default=False,
         ),
     ] = None,

@@ -9,19 +9,10 @@ from batchnorm.studies import learning_rate, speed
 from batchnorm.studies._range import Bracket, mean_accuracy, power, working
 from batchnorm.studies._sweep import Run, decades, too_few
 from batchnorm.studies._trial import Setup, Trial
+from studies.made_up import made
 
 GRID = decades(-3, 2, 0.5)
 WIDE = (-2, 1)
-
-
-def made(trial, accuracy, *, diverged=False, peak=1.0, start=0.1):
-    base = {**asdict(trial), "key": trial.key("")}
-    losses = {"loss": 1.0, "peak_loss": peak, "validation_loss": 1.0, "test_loss": 1.0}
-    for step, value in ((0, start), (trial.steps, accuracy)):
-        yield {**base, **losses, "step": step, "validation_accuracy": value, "test_accuracy": value}
-    if diverged:
-        nothing = dict.fromkeys([*losses, "validation_accuracy", "test_accuracy"])
-        yield {**base, **nothing, "step": trial.steps, "diverged": True}
 
 
 def arm(batch_norm, span, seed, top=0.9, diverges=99.0):
@@ -211,31 +202,6 @@ def test_a_best_rate_at_the_end_of_the_grid_is_said():
     assert learning_rate.measure(rows((-2, 2)))[0].caution == ""
 
 
-def scaled(spans):
-    for seed in range(5):
-        for batch_norm, (low, high) in zip((False, True), spans, strict=True):
-            for factor in (0.01, 0.1, 0.316, 3.16, 10.0, 100.0):
-                trial = Trial(
-                    batch_norm=batch_norm, init_scale=factor, seed=seed, steps=100, every=100
-                )
-                yield from made(trial, 0.9 if low <= factor <= high else 0.5)
-
-
-def test_initial_scales_share_the_trials_at_scale_one():
-    both = rows((-2, 1)) + list(scaled([(1, 1), (0.1, 10)]))
-    found = by_metric(both)
-    assert found["range of initial scales"].value == pytest.approx(2.5)
-    assert found["range of initial scales"].low == pytest.approx(1)
-    assert found["range of initial scales"].verdict == "supported"
-    assert found["range of learning rates"].value == pytest.approx(1), "scales stay out of it"
-
-
-def test_that_small_scales_win_in_a_short_run_stands_beside_their_verdict():
-    found = by_metric(rows((-2, 1)) + list(scaled([(1, 1), (0.1, 10)])))
-    caution = found["range of initial scales"].caution
-    assert "in a run of only 100 steps small factors win for that reason" in caution
-
-
 def run(validation, test=None, finished=True):
     test = validation if test is None else test
     return Run((0, 9), (0.1, validation), (0.1, test), 9, finished, not finished)
@@ -285,16 +251,9 @@ def test_a_run_that_was_lost_does_not_work_however_good_it_had_been():
 
 def test_equal_trials_are_shared_with_the_study_of_speed():
     for scale in ("quick", "full"):
-        mine = {t.key("") for t in learning_rate.trials(Setup(scale=scale)) if t.init_scale == 1}
+        mine = {t.key("") for t in learning_rate.trials(Setup(scale=scale))}
         theirs = {t.key("") for t in speed.trials(Setup(scale=scale))}
         assert mine <= theirs
-
-
-def test_the_rate_at_which_scales_are_compared_is_on_the_grid():
-    for scale in ("quick", "full"):
-        trials = learning_rate.trials(Setup(scale=scale))
-        at_one = [t for t in trials if t.init_scale == 1 and t.activation == "relu"]
-        assert learning_rate.SCALED_AT in {t.learning_rate for t in at_one}
 
 
 def test_rows_from_real_trials_fit():
@@ -307,6 +266,6 @@ def test_rows_from_real_trials_fit():
     found = by_metric(real)
     assert found["divergence"].verdict in ("supported", "inconclusive", "not supported")
     charts = learning_rate.charts(real)
-    assert set(charts) == {"rates-relu", "initial-scales-relu", "widths"}
+    assert set(charts) == {"rates-relu", "widths"}
     for chart in charts.values():
         chart.to_dict()

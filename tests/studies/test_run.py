@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # as worker processes find the f
 from fake_studies import Tiny, fake_study, go
 
 from batchnorm.studies import _context, _folder, study
+from batchnorm.studies._asked import STUDIES
 from batchnorm.studies._folder import Folder
 
 FAKES = str(Path(__file__).with_name("fake_studies.py"))
@@ -299,9 +300,9 @@ def test_an_interrupted_run_says_exactly_how_much_is_kept(tmp_path, pool, monkey
     [
         (
             {"names": "sped"},
-            "no study 'sped': did you mean 'speed'? possible: speed, learning_rate",
+            f"no study 'sped': did you mean 'speed'? possible: {', '.join(STUDIES)}",
         ),
-        ({"names": ["speed", "depth"]}, "no study 'depth'; possible: speed, learning_rate"),
+        ({"names": ["speed", "x"]}, f"no study 'x'; possible: {', '.join(STUDIES)}"),
         ({"scale": "ful"}, "no scale 'ful': did you mean 'full'? possible: quick, full"),
         ({"jobs": 0}, "jobs is 0: expected a whole number of processes, 1 or more; leave it out"),
         ({"jobs": -3}, "jobs is -3: expected"),
@@ -309,7 +310,7 @@ def test_an_interrupted_run_says_exactly_how_much_is_kept(tmp_path, pool, monkey
         ({"jobs": True}, "jobs is True: expected"),
         ({"jobs": "2"}, "jobs is '2': expected"),
         ({"jobs": 10**9}, "jobs is 1000000000: more than"),
-        ({"names": [1]}, "no study 1; possible: speed, learning_rate"),
+        ({"names": [1]}, f"no study 1; possible: {', '.join(STUDIES)}"),
         ({"scale": None}, "no scale None; possible: quick, full"),
         ({"scale": ["full"]}, "no scale ['full']: did you mean 'full'? possible"),
         ({"out": ""}, "the output folder has no name: give one, such as runs/study"),
@@ -366,7 +367,7 @@ def local_network():
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"names": 3}, "names is 3: expected one or several of speed, learning_rate"),
+        ({"names": 3}, f"names is 3: expected one or several of {', '.join(STUDIES)}"),
         (
             {"model": local_network},
             f"model is local_network itself: give its name, model='{__name__}:local_network', since "

@@ -89,7 +89,7 @@ def study(
     other versions.
 
     Args:
-        names: "speed", "learning_rate", or several of them; all for None.
+        names: "speed", "learning_rate", or another study, or several; all for None.
         model: "module:function", a function of yours without arguments that returns a network;
             None for the embedded one.
         data: a name that :func:`batchnorm.data.load` knows; None for the embedded digits.
@@ -112,7 +112,7 @@ def study(
 
     >>> study("sped")
     Traceback (most recent call last):
-    ValueError: no study 'sped': did you mean 'speed'? possible: speed, learning_rate
+    ValueError: no study 'sped': did you mean 'speed'? possible: speed, ...
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:

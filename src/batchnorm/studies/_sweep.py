@@ -141,6 +141,11 @@ def _run(rows: Rows) -> Run:
     )
 
 
+def ends(rows: Rows) -> list[dict[str, Any]]:
+    """The last row of every trial: of a run that was lost, the one without numbers."""
+    return [row for row in rows if row.get("diverged") or row["step"] == row["steps"]]
+
+
 def too_few(run: Run, accuracy: float) -> str:
     """A caution where single examples count for more than what is told apart here, or nothing.
 

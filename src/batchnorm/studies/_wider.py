@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from batchnorm.studies._range import LEARNED, Bracket, Range, power, working
+from batchnorm.studies._range import LEARNED, Bracket, Range, mean_accuracy, power, working
 from batchnorm.studies._sweep import NEAR, Sweep, too_few
 from batchnorm.studies._verdict import INCONCLUSIVE, Verdict, bootstrap, decide, finite, interval
 
@@ -112,6 +112,35 @@ def judged(
     )
     held = interval(len(differences))
     return Verdict(study, claim, metric, value, low, high, word, unit, rule, note, held, caution)
+
+
+def blind(
+    plain: Sweep,
+    normed: Sweep,
+    metric: str,
+    setting: str,
+    *,
+    study: str,
+    claimed: float,
+    where: str = "",
+    caution: str = "",
+) -> Verdict:
+    """On the accuracy, in points, at a setting taken blindly from the grid."""
+    seeds = sorted(next(iter(plain.values())))
+    points = [mean_accuracy(normed, s).less(mean_accuracy(plain, s)) for s in seeds]
+    limits = f"between {min(plain):g} and {max(plain):g}"
+    return judged(
+        [Bracket(100 * p.least, 100 * p.most) for p in points],
+        metric,
+        f"A {setting} taken blindly {limits} gives a higher test accuracy with batch norm{where}.",
+        study=study,
+        unit="points",
+        claimed=claimed,
+        note=f"Accuracy averaged over the logarithm of the {setting} {limits}, the ends of this "
+        "study's grid: other limits give another number. Between two settings of the grid it is "
+        "taken to lie between theirs.",
+        caution=caution,
+    )
 
 
 def unknown(metric: str, study: str, pairs: Pairs) -> Verdict:

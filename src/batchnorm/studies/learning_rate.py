@@ -1,14 +1,14 @@
 """L12: with batch norm a much bigger range of learning rates works well."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from batchnorm.studies._network import label, phrase
-from batchnorm.studies._range import Bracket, diverges_from, mean_accuracy
-from batchnorm.studies._sweep import NEAR, Rows, Sweep, networks, rates, runs, sweep
+from batchnorm.studies._range import Bracket, diverges_from
+from batchnorm.studies._sweep import NEAR, Rows, Sweep, ends, networks, rates, runs, sweep
 from batchnorm.studies._trial import Setup, Trial
 from batchnorm.studies._verdict import Verdict
-from batchnorm.studies._wider import WITH, WITHOUT, judged, paired, unknown
+from batchnorm.studies._wider import WITH, WITHOUT, blind, judged, paired, unknown
 
 if TYPE_CHECKING:
     import altair as alt
@@ -33,32 +33,28 @@ PUBLISHED = (
     "diverged at 5 times: Ioffe & Szegedy 2015, section 4.2.1. Batch norm primarily enables "
     "training with larger learning rates: Bjorck et al. 2018."
 )
+MEANING = (
+    "When you put batch norm in, search the learning rate anew, in factors of about three, and "
+    "look above the rate that suited the network without it. A wide range makes the search "
+    "shorter; it does not replace it."
+)
 
 EASIER = 5.0  # points of accuracy at a learning rate taken blindly from the grid
-INITIAL_SCALES = {
-    "quick": (0.01, 0.1, 0.316, 3.16, 10.0),
-    "full": (0.01, 0.0316, 0.1, 0.316, 3.16, 10.0, 31.6, 100.0),
-}
-SCALED_AT = 0.1  # the learning rate at which initial scales are compared: it works for both arms
 
 
 def trials(setup: Setup) -> list[Trial] | str:
-    """Both arms over the learning rates and, the embedded network, over initial scales."""
+    """Both arms over the learning rates."""
     bases = networks(setup)
     if isinstance(bases, str):
         return bases
     # A quick look is taken at one network: the one that trains well without batch norm too.
     bases = bases[-1:] if setup.scale == "quick" else bases
-    out: list[Trial] = []
-    for base in bases:
-        for arm in (False, True):
-            out += sweep(base, setup.scale, rates(setup.scale, base), batch_norm=arm)
-            if base.activation == "relu":
-                for factor in INITIAL_SCALES[setup.scale]:
-                    # Only the end is read.
-                    scaled = replace(base, init_scale=factor, every=base.steps)
-                    out += sweep(scaled, setup.scale, [SCALED_AT], batch_norm=arm)
-    return out
+    return [
+        trial
+        for base in bases
+        for arm in (False, True)
+        for trial in sweep(base, setup.scale, rates(setup.scale, base), batch_norm=arm)
+    ]
 
 
 def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
@@ -68,9 +64,6 @@ def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
     for network in sorted(_networks(rows), key=lambda name: name != "relu"):
         arms = runs(rows, lambda row, network=network: _arm(row, network))
         verdicts += _over_rates(arms[WITHOUT], arms[WITH], network)
-        scaled = runs(rows, lambda row, network=network: _scaled_arm(row, network), "init_scale")
-        if len(scaled.get(WITH, {})) > 1:
-            verdicts.append(_over_initial_scales(scaled[WITHOUT], scaled[WITH], network))
     return verdicts
 
 
@@ -110,8 +103,6 @@ def _over_rates(plain: Sweep, normed: Sweep, network: str) -> list[Verdict]:
 
 def _over_the_whole_grid(plain: Sweep, normed: Sweep, name: str, few: str) -> list[Verdict]:
     seeds = sorted(next(iter(plain.values())))
-    points = [mean_accuracy(normed, s).less(mean_accuracy(plain, s)) for s in seeds]
-    limits = f"between {min(plain):g} and {max(plain):g}"
     return [
         judged(
             [diverges_from(normed, s).less(diverges_from(plain, s)) for s in seeds],
@@ -120,61 +111,28 @@ def _over_the_whole_grid(plain: Sweep, normed: Sweep, name: str, few: str) -> li
             f"that at the start, is larger with batch norm ({name}).",
             study=NAME,
         ),
-        judged(
-            [Bracket(100 * p.least, 100 * p.most) for p in points],
+        blind(
+            plain,
+            normed,
             f"blind pick, {name}",
-            f"A learning rate taken blindly {limits} gives a higher test accuracy with batch norm "
-            f"({name}).",
+            "learning rate",
             study=NAME,
-            unit="points",
             claimed=EASIER,
-            note=f"Accuracy averaged over the logarithm of the learning rate {limits}, the ends of "
-            "this study's grid: other limits give another number. Between two rates of the grid it "
-            "is taken to lie between theirs.",
+            where=f" ({name})",
             caution=few,
         ),
     ]
 
 
-def _over_initial_scales(plain: Sweep, normed: Sweep, network: str) -> Verdict:
-    name, pairs = label(network), paired(plain, normed)
-    metric = f"range of initial scales, {name}"
-    if pairs.dead:
-        return unknown(metric, NAME, pairs)
-    steps = next(iter(plain[1.0].values())).budget
-    return judged(
-        pairs.differences("width"),
-        metric,
-        f"The range of factors on the initial weights that work well is wider with batch norm "
-        f"({name}).",
-        study=NAME,
-        unit="decades",
-        note=f"At the learning rate {SCALED_AT:g} in both arms. {pairs.words()}",
-        caution="With batch norm a small factor makes each step larger in relation to the weights "
-        f"and a large one smaller: in a run of only {steps} steps small factors win for that "
-        f"reason, and large ones lack time. {pairs.caution}".strip(),
-    )
-
-
 def charts(rows: list[dict[str, Any]]) -> "dict[str, alt.LayerChart]":
-    """Accuracy over learning rates and over initial scales, and the verdicts' numbers."""
+    """Accuracy over learning rates, and the verdicts' numbers."""
     from batchnorm.charts import intervals, sweep
 
-    # A run that was lost ends with a row without numbers, and so without an accuracy.
-    ends = [row for row in rows if row.get("diverged") or row["step"] == row["steps"]]
     out: dict[str, alt.LayerChart] = {}
     for network in _networks(rows):
-        drawn = [row | {"arm": arm} for row in ends if (arm := _arm(row, network))]
+        drawn = [row | {"arm": arm} for row in ends(rows) if (arm := _arm(row, network))]
         title = f"Test accuracy at the end, {phrase(network).removeprefix('the ')}"
         out[f"rates-{network}"] = sweep(drawn, title=title)
-        scaled = [row | {"arm": arm} for row in ends if (arm := _scaled_arm(row, network))]
-        if len({row["init_scale"] for row in scaled}) > 1:
-            out[f"initial-scales-{network}"] = sweep(
-                scaled,
-                "init_scale",
-                x_title="factor on the initial weights (1: as drawn)",
-                title=f"{title}, by the scale of the initial weights",
-            )
     widths = [v for v in measure(rows) if v.unit == "decades"]
     out["widths"] = intervals(
         [asdict(v) | {"label": v.metric} for v in widths],
@@ -190,12 +148,6 @@ def _networks(rows: Rows) -> list[str]:
 
 
 def _arm(row: dict[str, Any], network: str) -> str | None:
-    if row["activation"] != network or row["init_scale"] != 1:
-        return None
-    return WITH if row["batch_norm"] else WITHOUT
-
-
-def _scaled_arm(row: dict[str, Any], network: str) -> str | None:
-    if row["activation"] != network or row["learning_rate"] != SCALED_AT:
+    if row["activation"] != network:
         return None
     return WITH if row["batch_norm"] else WITHOUT
