@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
+from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._in_place import KINDS as INVERTIBLE
 
@@ -163,12 +164,18 @@ def _shown(x: Tensor, axis: int) -> tuple[int, ...]:
     return tuple(x.movedim(1, axis).shape)
 
 
-def position_mask(mask: Tensor, x: Tensor, axis: int) -> Tensor:
+def position_mask(mask: Tensor, x: Tensor, axis: int, training: bool) -> Tensor:
     """`mask` as the kernels take it: x's rank, 1 on the channel axis."""
     if not (mask.dtype == torch.bool or mask.dtype in _DTYPES) or mask.device != x.device:
         raise ValueError(
             f"mask is {mask.dtype} on {mask.device}; expected bool or real weights on {x.device}, "
             f"where x is: mask.to(x.device); of lengths, torch.arange(longest) < lengths[:, None]"
+        )
+    if training and x.numel() and unseen(mask) and not (mask > 0).any():
+        raise ValueError(
+            f"mask leaves no position of x with shape {_shown(x, axis)}, and there are no "
+            f"statistics of nothing; expected at least one: leave this batch out, or normalize "
+            f"with running statistics (training=False)"
         )
     positions = (x.shape[0], *x.shape[2:])
     if mask.shape == x.shape[:1]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from batchnorm.functional import _direct, _dispatched, _exported, _in_place
+from batchnorm.functional import _direct, _dispatched, _exported, _in_place, _ragged
 from batchnorm.functional._check import (
     check,
     check_invertible,
@@ -45,7 +45,9 @@ def batch_norm(
 
     Args:
         x: ``(N, C, ...)`` or any shape with the channels on `axis`; float64, float32, bfloat16 or
-            float16. Half precision is computed in a wider type.
+            float16. Half precision is computed in a wider type. Of a nested tensor, whose examples
+            differ in length or size, every position is data; `axis` counts its own axes (torch's
+            nested tensors have first derivatives only).
         running_mean: ``(C,)``; updated in place in training, needed in evaluation.
         running_var: ``(C,)``; as `running_mean`.
         weight: gamma, ``(C,)``, of any floating dtype; None for ones.
@@ -59,7 +61,9 @@ def batch_norm(
         mask: which positions are data: ``(N,)`` for whole examples, or x's shape without the
             channel axis. A bool mask selects; a real-valued one weights, as frequencies: 2.0 counts
             as two such positions, and weights that sum to 1 would be one value in all. What is left
-            out enters neither statistics nor gradients, comes out as 0, and may hold NaN.
+            out enters neither statistics nor gradients, comes out as 0, and may hold NaN. Where
+            all are left out all comes out as 0 and the running statistics stay as they are; in
+            training eager calls on a CPU raise then.
         axis: where the channels are.
         backend: the name of one kernel that must be used; None for the first that takes the call.
         num_batches_tracked: an integer tensor that counts the batches which were taken into the
@@ -76,7 +80,8 @@ def batch_norm(
     Raises:
         ValueError: shapes that do not fit, ``eps <= 0``, one value per channel in training, no
             running statistics in evaluation, an unknown activation or backend, a named backend
-            that refuses the call, or inplace with an activation that cannot be undone.
+            that refuses the call, a mask that leaves nothing, or inplace with an activation that
+            cannot be undone.
         TypeError: x is not a floating tensor, or the activation module has no fused form.
 
     Example:
@@ -92,6 +97,17 @@ def batch_norm(
 
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
     """
+    if x.is_nested:
+        return _ragged.batch_norm(
+            batch_norm,
+            (x, running_mean, running_var, weight, bias, training, momentum, eps),
+            activation=activation,
+            residual=residual,
+            mask=mask,
+            axis=axis,
+            backend=backend,
+            num_batches_tracked=num_batches_tracked,
+        )
     f = Activation.parse(activation)
     given = x
     channels_first = axis in (1, 1 - x.dim())
@@ -101,7 +117,7 @@ def batch_norm(
     check(x, running_mean, running_var, weight, bias, training, eps, residual, axis)
     if running_mean is not None or running_var is not None:
         check_momentum(momentum, num_batches_tracked, training)
-    mask = None if mask is None else position_mask(mask, x, axis)
+    mask = None if mask is None else position_mask(mask, x, axis, training)
     if inplace:
         check_invertible(f)
     call = Call(x, weight, bias, residual, mask, eps, f)

@@ -1,5 +1,7 @@
 """Layers that replace torch's batch norms one for one, and those with an activation fused in."""
 
+from batchnorm.layers._masked import lengths_mask as lengths_mask
+from batchnorm.layers._masked import masked as masked
 from batchnorm.layers.act import BatchNormAct1d as BatchNormAct1d
 from batchnorm.layers.act import BatchNormAct2d as BatchNormAct2d
 from batchnorm.layers.act import BatchNormAct3d as BatchNormAct3d

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from batchnorm.functional._check import check_invertible
 from batchnorm.kernels._activation import Activation
-from batchnorm.layers._state import Layer
+from batchnorm.layers._state import Input, Layer
 
 
 class BatchNormAct1d(Layer):
@@ -53,6 +53,7 @@ class BatchNormAct1d(Layer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
+        weight: bool = True,
         bias: bool = True,
         axis: int = 1,
         inplace: bool = False,
@@ -65,6 +66,7 @@ class BatchNormAct1d(Layer):
             track_running_stats,
             device,
             dtype,
+            weight=weight,
             bias=bias,
             axis=axis,
         )
@@ -74,8 +76,8 @@ class BatchNormAct1d(Layer):
             check_invertible(self.activation)
 
     def forward(
-        self, input: Tensor, residual: Tensor | None = None, *, mask: Tensor | None = None
-    ) -> Tensor:
+        self, input: Input, residual: Input | None = None, *, mask: Tensor | None = None
+    ) -> Input:
         """Normalize `input`, add `residual`, apply the activation."""
         return self._normalize(input, self.activation, residual, mask, self.inplace)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from batchnorm.layers._state import Layer
+from batchnorm.layers._state import Input, Layer
 
 
 class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
@@ -26,6 +26,7 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
         track_running_stats: keep running statistics; without them evaluation uses the batch's.
         device: where parameters and buffers are made.
         dtype: of the parameters.
+        weight: learn gamma; beta alone without.
         bias: learn beta; gamma alone without.
         axis: where the channels are; -1 for ``(N, L, C)``.
 
@@ -45,8 +46,11 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
 
     ranks = (2, 3)
 
-    def forward(self, input: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Normalize `input`; `mask` says which examples or positions are data."""
+    def forward(self, input: Input, *, mask: Tensor | None = None) -> Input:
+        """Normalize `input`, a tensor, nested tensor or `PackedSequence`.
+
+        `mask` says which examples or positions are data.
+        """
         return self._normalize(input, mask=mask)
 
 
