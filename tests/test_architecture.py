@@ -22,7 +22,7 @@ ARROWS = {
     "interop": set(),
     "copies": set(),
     "graph": {"copies"},
-    "surgery": {"copies", "graph", "layers"},
+    "surgery": {"copies", "functional", "graph", "layers", "moments"},
     "named": set(),
     "data": {"named"},
     "train": {"copies", "data"},

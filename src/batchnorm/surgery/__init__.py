@@ -1,4 +1,5 @@
-"""Verbs on whole models: each returns a new model, and says what it changed and what it left."""
+"""Verbs on whole models: each says what it changed, and what it left alone and why."""
 
 from batchnorm.surgery._changes import Changes as Changes
 from batchnorm.surgery.insert import insert as insert
+from batchnorm.surgery.recalibrate import recalibrate as recalibrate
