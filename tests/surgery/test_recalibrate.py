@@ -141,6 +141,23 @@ def test_positions_that_a_mask_leaves_out_do_not_count():
     torch.testing.assert_close(norm.running_var, kept.var(1))
 
 
+def test_a_mask_around_the_call_packed_and_nested_sequences():
+    lengths, x = torch.tensor([4, 2, 1]), torch.randn(3, 4, 2)
+    padded, last = batchnorm.BatchNorm1d(2), batchnorm.BatchNorm1d(2, axis=-1)
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+    parts = [part[:n] for part, n in zip(x, lengths, strict=True)]
+    nested = torch.nested.nested_tensor(parts, layout=torch.jagged)
+    kept = torch.cat(parts)
+    with batchnorm.masked(padded, batchnorm.lengths_mask(lengths)):
+        recalibrate(padded, [x.transpose(1, 2)])
+    torch.testing.assert_close(padded.running_var, kept.var(0))
+    for batch in (packed, nested):
+        last.reset_running_stats()
+        recalibrate(last, [batch])
+        torch.testing.assert_close(last.running_mean, kept.mean(0))
+        torch.testing.assert_close(last.running_var, kept.var(0))
+
+
 def test_values_far_from_zero_keep_their_variance():
     x = 1e5 + torch.randn(100, 2)
     norm = nn.BatchNorm1d(2)

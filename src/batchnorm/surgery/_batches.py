@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 Forward = Callable[[Any, Any], object]
@@ -51,7 +52,7 @@ def _call(model: nn.Module, batch: Any, number: int) -> Any:
     """The value that the model is called with, or a dict of them by name."""
     if isinstance(batch, dict):
         return _by_name(model, cast("dict[str, Any]", batch), number)
-    if isinstance(batch, tuple | list):
+    if isinstance(batch, tuple | list) and not isinstance(batch, PackedSequence):
         parts = cast("list[Any]", list(batch))
         if not parts:
             raise ValueError(f"batch {number} is empty: expected (x, y), a tensor or a dict")

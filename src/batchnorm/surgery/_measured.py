@@ -8,9 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from batchnorm.functional._check import position_mask
+from batchnorm.functional._ragged import _rows
 from batchnorm.layers._state import Layer
 from batchnorm.moments import Moments, widest
 from batchnorm.surgery._batches import Batches
@@ -53,8 +55,7 @@ class Measured:
         """Before each call: merge the input's moments, and normalize it with the result."""
         if self.final:
             return
-        x: Tensor = args[0] if args else kwargs["input"]
-        new = _moments(x, kwargs.get("mask"), getattr(norm, "axis", 1))
+        new = _moments(norm, args[0] if args else kwargs["input"], kwargs.get("mask"))
         if not (new.mean.isfinite().all() and new.var.isfinite().all()):
             raise NotFiniteError(self.name)
         if not self.calls:
@@ -164,9 +165,17 @@ def _not_finite(norm: str, number: int, call: Any) -> str:
     )
 
 
-def _moments(x: Tensor, mask: Tensor | None, axis: int) -> Moments:
+def _moments(norm: Any, x: Any, mask: Tensor | None) -> Moments:
+    """Of what the layer is called with, as it would take it in itself."""
+    axis: int = getattr(norm, "axis", 1)
+    if isinstance(x, PackedSequence):
+        return Moments.of(x.data)
+    if x.is_nested:
+        return Moments.of(_rows(x.unbind(), axis % x.dim()))
+    if mask is None and (ambient := getattr(norm, "ambient", None)) is not None:
+        mask = ambient.fitted(x, axis)
     x = x.movedim(axis, 1)
-    return Moments.of(x, None if mask is None else position_mask(mask, x, axis))
+    return Moments.of(x, None if mask is None else position_mask(mask, x, axis, training=False))
 
 
 def _of_group(norm: nn.Module, moments: Moments) -> Moments:
