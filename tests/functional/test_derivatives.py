@@ -117,9 +117,13 @@ def test_torchs_own_checks_of_the_operators(layout):
     torch.library.opcheck(_ops.normalize, (x, moments, *rest))
     for wanted in ((True, True), (False, False)):
         torch.library.opcheck(_ops.backward, (dy, x, moments, False, *wanted, *rest))
-    torch.library.opcheck(
-        _ops.update_running_, (torch.zeros(3), torch.ones(3), torch.tensor(0), moments, 0.1)
-    )
+    counts = torch.tensor(0), torch.tensor(0)
+    for momentum, correction in ((0.1, False), (0.1, True), (None, False)):
+        torch.library.opcheck(
+            _ops.update_running_,
+            (torch.zeros(3), torch.ones(3), *counts, moments, momentum, correction),
+        )
+    torch.library.opcheck(_ops.statistics, (x, None, None, ""))
 
 
 def test_without_gradients_nothing_is_recorded():

@@ -1,5 +1,9 @@
+import contextlib
+import math
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from batchnorm.functional import _running, batch_norm
 from batchnorm.moments import Moments
@@ -77,10 +81,126 @@ def test_a_variance_that_the_buffers_cannot_hold_does_not_enter(dtype):
     assert (mean.item(), var.item()) == (0, 1)
 
 
-def test_where_branching_would_stall_a_device_the_outcome_is_the_same():
+def test_on_devices_and_without_numba_the_outcome_is_the_same(monkeypatch):
     for x in (torch.randn(3, 2), torch.full((3, 2), float("inf")), torch.empty(0, 2)):
-        ours, theirs = fresh(), fresh()
-        moments = Moments.of(x).pack()
-        _running.update(*ours, moments, 0.1)
-        _running._update_without_branching(*theirs, moments, 0.1)
-        torch.testing.assert_close(ours, theirs)
+        for correction in (False, True):
+            ours, theirs, third = ((*fresh(), torch.tensor(0)) for _ in range(3))
+            moments = Moments.of(x).pack()
+            decay = math.log1p(-0.1) if correction else 0.0
+            _running.update(*ours, moments, 0.1, correction)
+            _running._update_without_branching(theirs, moments, 0.1, decay)
+            monkeypatch.setattr(_running.numba, "update_running", lambda *_: False)
+            _running.update(*third, moments, 0.1, correction)
+            monkeypatch.undo()
+            torch.testing.assert_close(ours, theirs)
+            torch.testing.assert_close(ours, third)
+
+
+class Seen(TorchDispatchMode):
+    """Whoever looks makes calls take the operators."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [contextlib.nullcontext, Seen])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("update", [None, True, False])
+def test_what_normalizes_and_what_moves_are_two_questions(training, update, inplace, mode):
+    mean, var, batches = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 9.0]), torch.tensor(0)
+    held = mean.clone(), var.clone()
+    x = torch.randn(6, 2)
+    given = x.clone()
+    with mode():
+        y = batch_norm(
+            given, mean, var, training=training, update=update,
+            num_batches_tracked=batches, inplace=inplace,
+        )  # fmt: skip
+    used = (x.mean(0), x.var(0, correction=0)) if training else held
+    torch.testing.assert_close(y, (x - used[0]) / (used[1] + 1e-5).sqrt())
+    if training if update is None else update:
+        torch.testing.assert_close(mean, 0.9 * held[0] + 0.1 * x.mean(0))
+        torch.testing.assert_close(var, 0.9 * held[1] + 0.1 * x.var(0))
+        assert batches == 1
+    else:
+        assert torch.equal(mean, held[0])
+        assert torch.equal(var, held[1])
+        assert batches == 0
+
+
+def test_running_statistics_that_normalize_and_move_take_no_part_in_the_gradient():
+    x = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+
+    def f(x):
+        mean, var = torch.zeros(2, dtype=torch.float64), torch.full((2,), 4.0, dtype=torch.float64)
+        return batch_norm(x, mean, var, update=True, activation="silu")
+
+    (dx,) = torch.autograd.grad(f(x).sum(), x)
+    (right,) = torch.autograd.grad(torch.nn.functional.silu(x / (4 + 1e-5) ** 0.5).sum(), x)
+    torch.testing.assert_close(dx, right)
+    assert torch.autograd.gradcheck(f, x)
+    assert torch.autograd.gradgradcheck(f, x)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_mapped_calls_normalize_with_running_statistics_and_move_them(apart, masked):
+    x = torch.randn(3, 5, 2)
+    mask = torch.rand(3, 5) > 0.3 if masked else torch.ones(3, 5, dtype=torch.bool)
+    shape = (3, 2) if apart else (2,)
+    mean, var = torch.zeros(shape), torch.ones(shape)
+    axis = 0 if apart else None
+
+    def f(x, mask, mean, var):
+        return batch_norm(x, mean, var, update=True, mask=mask)
+
+    torch.vmap(f, in_dims=(0, 0, axis, axis))(x, mask, mean, var)
+    parts = [(x[i], mask[i]) for i in range(3)] if apart else [(x.flatten(0, 1), mask.flatten())]
+    for i, (values, kept) in enumerate(parts):
+        right = values[kept]
+        torch.testing.assert_close(mean[i] if apart else mean, 0.1 * right.mean(0))
+        torch.testing.assert_close(var[i] if apart else var, 0.9 + 0.1 * right.var(0))
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1e-3, 1.0, None])
+def test_with_bias_correction_they_are_right_from_the_first_step(momentum):
+    mean, var, batches = torch.full((2,), 7.0), torch.full((2,), 5.0), torch.tensor(0)
+    steps = [torch.randn(4, 2, dtype=torch.float64) for _ in range(5)]
+    share = 0.0 if momentum is None else momentum
+    for t in range(1, 6):
+        batch_norm(
+            steps[t - 1], mean, var, training=True, momentum=momentum,
+            num_batches_tracked=batches, bias_correction=True,
+        )  # fmt: skip
+        weights = torch.tensor([(1 - share) ** (t - i) for i in range(1, t + 1)]).double()
+        weights /= weights.sum()
+        means = torch.stack([x.mean(0) for x in steps[:t]])
+        variances = torch.stack([x.var(0) for x in steps[:t]])
+        torch.testing.assert_close(mean, (weights @ means).float())
+        torch.testing.assert_close(var, (weights @ variances).float())
+
+
+def test_a_momentum_of_zero_moves_nothing_corrected_or_not():
+    mean, var, batches = fresh()
+    batch_norm(
+        torch.randn(4, 2), mean, var, training=True, momentum=0.0,
+        num_batches_tracked=batches, bias_correction=True,
+    )  # fmt: skip
+    assert (mean.tolist(), var.tolist()) == ([0, 0], [1, 1])
+
+
+def test_bias_correction_says_what_it_needs():
+    with pytest.raises(ValueError, match=r"num_batches_tracked counts; expected it as a tensor"):
+        batch_norm(torch.randn(4, 2), *fresh()[:2], training=True, bias_correction=True)
+
+
+@pytest.mark.parametrize("mode", [contextlib.nullcontext, Seen])
+def test_batches_that_are_not_finite_are_counted_and_empty_ones_are_not(mode):
+    mean, var, batches = fresh()
+    skipped = torch.tensor(0)
+    poisoned = torch.tensor([[1.0, float("inf")], [2.0, 3.0]])
+    with mode():
+        for x in (torch.randn(4, 2), poisoned, torch.empty(0, 2), poisoned):
+            batch_norm(x, mean, var, training=True, num_batches_tracked=batches, skipped=skipped)
+    assert (batches.item(), skipped.item()) == (1, 2)

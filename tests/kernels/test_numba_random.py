@@ -158,7 +158,7 @@ def test_running_statistics(drawn, momentum, dtype, data):
     wanted_mean = mean.double() + (right[1] - mean.double()) * share
     wanted_var = torch.where(count > 1, var.double() + (unbiased - var.double()) * share, var)
     before = mean.clone(), var.clone(), batches.clone()
-    numba.update_running(mean, var, batches, moments, momentum)
+    numba.update_running((mean, var, batches, None), moments, momentum)
     if not taken:
         if not torch.equal(batches, before[2]):  # what a wider type than float16 can hold
             assert dtype is not torch.float16

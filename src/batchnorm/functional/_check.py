@@ -143,11 +143,20 @@ def _pooled(x: Tensor) -> Tensor:
 
 
 def check_momentum(
-    momentum: float | None, num_batches_tracked: Tensor | None, training: bool
+    momentum: float | None,
+    num_batches_tracked: Tensor | None,
+    update: bool,
+    bias_correction: bool,
 ) -> None:
     """Check that the share of a new batch in the running statistics is known."""
+    if bias_correction and update and num_batches_tracked is None:
+        raise ValueError(
+            "bias_correction=True needs to know how many batches the running statistics have "
+            "seen, which num_batches_tracked counts; expected it as a tensor, torch.tensor(0), or "
+            "bias_correction=False"
+        )
     if momentum is None:
-        if training and num_batches_tracked is None:
+        if update and num_batches_tracked is None:
             raise ValueError(
                 "momentum=None averages over all batches, which num_batches_tracked counts; "
                 "expected it as a tensor, torch.tensor(0), or a momentum such as 0.1"

@@ -32,10 +32,12 @@ def batch_norm(call: Call, backend: str, running: Running, training: bool) -> Te
 def _run(call: Call, backend: Backend, running: Running, training: bool) -> tuple[Tensor, Tensor]:
     if not training:
         moments = fixed_moments(running.mean, running.var, plain=True)
+        if running.moves:
+            update(*running.arguments(backend.statistics(call.x, call.mask)))
         return backend.normalize(call, moments), moments
     y, moments = backend.forward(call)
-    if running.mean is not None or running.var is not None:
-        update(running.mean, running.var, running.batches, moments, running.momentum)
+    if running.moves:
+        update(*running.arguments(moments))
     return y, moments
 
 

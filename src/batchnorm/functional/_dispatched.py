@@ -20,11 +20,13 @@ def batch_norm(call: Call, backend: str, running: Running, training: bool) -> Te
     options = (eps, activation.code, activation.parameter, backend)
     if not training:
         moments = fixed_moments(running.mean, running.var)
-        return _ops.normalize(x, moments, weight, bias, residual, mask, *options)
-    y, moments = _ops.train(x, weight, bias, residual, mask, *options)
-    if running.mean is not None or running.var is not None:
-        mean, var, batches, momentum = running
-        _ops.update_running_(mean, var, batches, moments, momentum)
+        y = _ops.normalize(x, moments, weight, bias, residual, mask, *options)
+        if running.moves:
+            moments = _ops.statistics(x, mask, running.mean, backend)
+    else:
+        y, moments = _ops.train(x, weight, bias, residual, mask, *options)
+    if running.moves:
+        _ops.update_running_(*running.arguments(moments))
     return y
 
 

@@ -15,21 +15,24 @@ def wanted(call: Call, running: Running, training: bool) -> bool:
     if call.mask is not None or not torch.compiler.is_compiling():
         return False
     if not training:
-        return True
-    exporting = torch.compiler.is_exporting() and running.momentum is not None
-    return exporting and (
+        return not running.moves
+    if running.moves and (running.momentum is None or running.bias_correction):
+        return False
+    return torch.compiler.is_exporting() and (
         running.mean is None or running.mean.dtype == _one_dtype(call.x, running.mean)
     )
 
 
 def batch_norm(call: Call, running: Running, training: bool) -> Tensor:
     """The call as torch's batch norm, the residual and the activation, one after another."""
-    if training and running.batches is not None:
+    if running.moves and running.batches is not None:
         running.batches.add_(1)
     x, residual = call.x, call.residual
     wide = _one_dtype(x, running.mean)
     mean, var = running.mean, running.var
-    if not training:
+    if training and not running.moves:
+        mean = var = None
+    elif not training:
         mean, var = _as(wide, mean), _as(wide, var)
     share = 0.0 if running.momentum is None else running.momentum
     z = F.batch_norm(

@@ -197,6 +197,11 @@ def _backward(*arguments: Any) -> Any:
     return _apply(_Backward, _ops.backward, arguments, *arguments)
 
 
+def _statistics(*arguments: Any) -> Tensor:
+    with torch._C._AutoDispatchBelowAutograd():
+        return _ops.statistics(*arguments)
+
+
 def _update_running(*arguments: Any) -> None:
     with torch._C._AutoDispatchBelowAutograd():
         _ops.update_running_(*arguments)
@@ -204,6 +209,7 @@ def _update_running(*arguments: Any) -> None:
 
 for _name, _function in (
     ("train", _train),
+    ("statistics", _statistics),
     ("normalize", _normalize),
     ("backward", _backward),
     ("update_running_", _update_running),

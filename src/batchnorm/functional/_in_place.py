@@ -42,10 +42,12 @@ def batch_norm(
     reason = _needed(x) if graph else _seen(x)
     if reason is None:
         with torch.no_grad():
+            ahead = running.moves and not training
+            seen = chosen.statistics(call.x.detach(), call.mask) if ahead else None
             moments = _write(chosen, call._replace(x=call.x.detach()), running, training, graph)
         if isinstance(moments, Tensor):
-            if training and (running.mean is not None or running.var is not None):
-                update(running.mean, running.var, running.batches, moments, running.momentum)
+            if running.moves:
+                update(*running.arguments(moments if seen is None else seen))
             function: Any = _InPlace
             return function.apply(x, *call[1:3], call, axis, moments, chosen, not training)
         reason = moments

@@ -23,6 +23,7 @@ _CALL = (
 )
 
 LIBRARY.define(f"train(Tensor x, {_CALL}) -> (Tensor y, Tensor moments)")
+LIBRARY.define("statistics(Tensor x, Tensor? mask, Tensor? apart, str backend) -> Tensor")
 LIBRARY.define(f"normalize(Tensor x, Tensor moments, {_CALL}) -> Tensor")
 LIBRARY.define(
     "backward(Tensor dy, Tensor x, Tensor moments, bool fixed, bool want_x, bool want_residual, "
@@ -30,7 +31,7 @@ LIBRARY.define(
 )
 LIBRARY.define(
     "update_running_(Tensor(a!)? mean, Tensor(b!)? var, Tensor(c!)? batches, "
-    "Tensor moments, float? momentum) -> ()"
+    "Tensor(d!)? skipped, Tensor moments, float? momentum, bool bias_correction) -> ()"
 )
 
 CallArguments = tuple[
@@ -47,6 +48,12 @@ def _unpack(x: Tensor, arguments: CallArguments) -> tuple[Call, str]:
 def _train(x: Tensor, *arguments: *CallArguments) -> tuple[Tensor, Tensor]:
     call, backend = _unpack(x, arguments)
     return pick(call, backend).forward(call)
+
+
+def _statistics(x: Tensor, mask: Tensor | None, apart: Tensor | None, backend: str) -> Tensor:
+    """Under vmap a mapped `apart` tells that members keep statistics of their own."""
+    call = Call(x, None, None, None, mask, 0.0, Activation())
+    return pick(call, backend).statistics(x, mask)
 
 
 def _normalize(x: Tensor, moments: Tensor, *arguments: *CallArguments) -> Tensor:
@@ -70,7 +77,11 @@ def _backward(
 
 
 def _fake_train(x: Tensor, *arguments: *CallArguments) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty((3, x.shape[1]), dtype=widest(x.device))
+    return torch.empty_like(x), _fake_statistics(x)
+
+
+def _fake_statistics(x: Tensor, *_: object) -> Tensor:
+    return x.new_empty((3, x.shape[1]), dtype=widest(x.device))
 
 
 def _fake_normalize(x: Tensor, moments: Tensor, *arguments: *CallArguments) -> Tensor:
@@ -102,6 +113,7 @@ def _fake_update_running_(*_: object) -> None:
 
 for _name, _kernel, _fake in (
     ("train", _train, _fake_train),
+    ("statistics", _statistics, _fake_statistics),
     ("normalize", _normalize, _fake_normalize),
     ("backward", _backward, _fake_backward),
     ("update_running_", _running.update, _fake_update_running_),
@@ -110,6 +122,7 @@ for _name, _kernel, _fake in (
     torch.library.register_fake(f"batchnorm::{_name}", _fake, lib=LIBRARY)
 
 train = torch.ops.batchnorm.train.default
+statistics = torch.ops.batchnorm.statistics.default
 normalize = torch.ops.batchnorm.normalize.default
 backward = torch.ops.batchnorm.backward.default
 update_running_ = torch.ops.batchnorm.update_running_.default

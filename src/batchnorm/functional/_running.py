@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,14 @@ class Running(NamedTuple):
     mean: Tensor | None
     var: Tensor | None
     batches: Tensor | None
+    skipped: Tensor | None
     momentum: float | None
+    bias_correction: bool
+    moves: bool
+
+    def arguments(self, moments: Tensor) -> tuple[Any, ...]:
+        """What `update` and its operator take, for a batch of these moments."""
+        return (*self[:4], moments, *self[4:6])
 
 
 def fixed_moments(mean: Tensor | None, var: Tensor | None, plain: bool = False) -> Tensor:
@@ -41,26 +49,39 @@ def update(
     mean: Tensor | None,
     var: Tensor | None,
     batches: Tensor | None,
+    skipped: Tensor | None,
     moments: Tensor,
     momentum: float | None,
+    bias_correction: bool,
 ) -> None:
     """Move `mean` and `var` towards a batch's moments by `momentum`, in place.
 
     ``running = (1 - momentum) running + momentum batch``, with the unbiased variance, as torch
-    does; without a momentum the plain average over batches, ``momentum = 1 / batches``. A batch
-    that is empty, or whose moments the buffers cannot hold (inf and NaN among them), changes
-    nothing, nor does it count in `batches`. One value, which a mask may leave, has no variance.
+    does; without a momentum the plain average over batches, ``momentum = 1 / batches``. With
+    `bias_correction` the share is ``momentum / (1 - (1 - momentum)^batches)``: a moving average
+    over the batches alone, without what the buffers held before the first. A batch that is empty
+    changes nothing; one whose moments the buffers cannot hold (inf and NaN among them) is counted
+    in `skipped`, and changes nothing else. One value, which a mask may leave, has no variance.
     """
+    buffers = mean, var, batches, skipped
+    decay = 0.0
+    if bias_correction and momentum:
+        decay = math.log1p(-momentum) if momentum < 1 else -math.inf
     if not moments.is_cpu:
-        _update_without_branching(mean, var, batches, moments, momentum)
-    elif not numba.update_running(mean, var, batches, moments, momentum) and _fits(
-        mean, var, moments
-    ):
-        _move(mean, var, batches, moments, momentum)
+        _update_without_branching(buffers, moments, momentum, decay)
+    elif not numba.update_running(buffers, moments, momentum, decay):
+        if _fits(mean, var, moments):
+            _move(buffers, moments, momentum, decay)
+        elif skipped is not None:
+            skipped.add_(_filled(moments))
+
+
+def _filled(moments: Tensor) -> Tensor:
+    return (moments[0] > 0).all()
 
 
 def _fits(mean: Tensor | None, var: Tensor | None, moments: Tensor) -> Tensor:
-    good = (moments[0] > 0).all()
+    good = _filled(moments)
     batch = Moments.unpack(moments)
     for buffer, new in ((mean, batch.mean), (var, batch.unbiased())):
         if buffer is not None:
@@ -69,35 +90,31 @@ def _fits(mean: Tensor | None, var: Tensor | None, moments: Tensor) -> Tensor:
 
 
 def _update_without_branching(
-    mean: Tensor | None,
-    var: Tensor | None,
-    batches: Tensor | None,
-    moments: Tensor,
-    momentum: float | None,
+    buffers: tuple[Tensor | None, ...], moments: Tensor, momentum: float | None, decay: float
 ) -> None:
     """A branch on the moments would make the host wait for the device."""
-    good = _fits(mean, var, moments)
-    kept = [None if t is None else t.clone() for t in (mean, var, batches)]
-    _move(mean, var, batches, moments, momentum)
-    for buffer, before in zip((mean, var, batches), kept, strict=True):
-        if buffer is not None and before is not None:
-            buffer.copy_(torch.where(good, buffer, before))
+    good = _fits(buffers[0], buffers[1], moments)
+    before = [None if t is None else t.clone() for t in buffers[:3]]
+    _move(buffers, moments, momentum, decay)
+    for buffer, kept in zip(buffers, before, strict=False):
+        if buffer is not None and kept is not None:
+            buffer.copy_(torch.where(good, buffer, kept))
+    if buffers[3] is not None:
+        buffers[3].add_(_filled(moments) & ~good)
 
 
 def _move(
-    mean: Tensor | None,
-    var: Tensor | None,
-    batches: Tensor | None,
-    moments: Tensor,
-    momentum: float | None,
+    buffers: tuple[Tensor | None, ...], moments: Tensor, momentum: float | None, decay: float
 ) -> None:
+    mean, var, batches, _ = buffers
     batch = Moments.unpack(moments)
     if batches is not None:
         batches.add_(1)
-    share = momentum
-    if share is None:
+    share: Any = momentum
+    if momentum is None or decay:
         assert batches is not None, "checked by batch_norm"
-        share = 1 / batches.to(moments.dtype)
+        count = batches.to(moments.dtype)
+        share = 1 / count if momentum is None else momentum / -torch.expm1(decay * count)
     if mean is not None:
         mean.copy_(mean + (batch.mean - mean) * share)
     if var is not None:

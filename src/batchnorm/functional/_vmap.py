@@ -82,6 +82,19 @@ def _train(info: Any, dims: Dims, x: Tensor, *arguments: Any) -> Any:
     return (_out_of_channels(y, size), _out_of_channels(moments, size)), (1, 1)
 
 
+def _statistics(
+    info: Any, dims: Dims, x: Tensor, mask: Tensor | None, apart: Tensor | None, backend: str
+) -> Any:
+    size = info.batch_size
+    if dims[2] is None:
+        mask = _into_batch(mask, dims[1], size)
+        return _ops.statistics(_into_batch(x, dims[0], size), mask, None, backend), None
+    if mask is not None:
+        return _looped(_ops.statistics, size, dims, (x, mask, apart, backend))
+    moments = _ops.statistics(_into_channels(x, dims[0], size), None, None, backend)
+    return _out_of_channels(moments, size), 1
+
+
 def _normalize(info: Any, dims: Dims, x: Tensor, moments: Tensor, *arguments: Any) -> Any:
     size = info.batch_size
     weight, bias, residual, mask, *options = arguments
@@ -152,27 +165,17 @@ def _backward_separately(size: int, dims: Dims, arguments: tuple[Any, ...]) -> A
     return tuple(results), tuple(out)
 
 
-def _update_running_(
-    info: Any,
-    dims: Dims,
-    mean: Tensor | None,
-    var: Tensor | None,
-    batches: Tensor | None,
-    moments: Tensor,
-    momentum: float | None,
-) -> Any:
+def _update_running_(info: Any, dims: Dims, *arguments: Any) -> Any:
     """Each member of an ensemble updates its own; those that share one do so in turn."""
     for i in range(info.batch_size):
-        one = [
-            t if t is None or d is None else t.select(d, i)
-            for t, d in zip((mean, var, batches, moments), dims, strict=False)
-        ]
-        _ops.update_running_(*one, momentum)
+        one = (a if d is None else a.select(d, i) for a, d in zip(arguments, dims, strict=True))
+        _ops.update_running_(*one)
     return None, None
 
 
 for _name, _rule in (
     ("train", _train),
+    ("statistics", _statistics),
     ("normalize", _normalize),
     ("backward", _backward),
     ("update_running_", _update_running_),

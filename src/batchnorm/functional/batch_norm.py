@@ -34,6 +34,9 @@ def batch_norm(
     backend: str | None = None,
     num_batches_tracked: Tensor | None = None,
     inplace: bool = False,
+    update: bool | None = None,
+    skipped: Tensor | None = None,
+    bias_correction: bool = False,
 ) -> Tensor:
     r"""Batch normalization, with the argument order of `torch.nn.functional.batch_norm`.
 
@@ -73,6 +76,12 @@ def batch_norm(
             rounding the output would lose the input's digits (a weight near zero, a large bias
             over weight, a saturated ELU), where autograd holds x for another gradient, and under
             compilation, transforms and modes; the logger "batchnorm" tells why at level INFO.
+        update: whether this call moves the running statistics; None for as `training`. With
+            ``training=False`` it normalizes with the running ones as they were, then moves them.
+        skipped: an integer tensor that counts the batches which were kept out for being not finite.
+        bias_correction: move by ``momentum / (1 - (1 - momentum)^t)`` at the t-th batch, as
+            `num_batches_tracked` counts, so that what the running statistics held at first has no
+            share in them: they equal the batch's own after the first one.
 
     Returns:
         A tensor of x's shape, dtype and memory layout; x itself where it was overwritten.
@@ -115,17 +124,21 @@ def batch_norm(
         x = _channels_to_front(x, axis)
         residual = None if residual is None else _channels_to_front(residual, axis)
     check(x, running_mean, running_var, weight, bias, training, eps, residual, axis)
-    if running_mean is not None or running_var is not None:
-        check_momentum(momentum, num_batches_tracked, training)
+    tracked = running_mean is not None or running_var is not None
+    moves = tracked and (training if update is None else update)
+    if tracked:
+        check_momentum(momentum, num_batches_tracked, moves, bias_correction)
     mask = None if mask is None else position_mask(mask, x, axis, training)
     if inplace:
         check_invertible(f)
     call = Call(x, weight, bias, residual, mask, eps, f)
-    running = Running(running_mean, running_var, num_batches_tracked, momentum)
+    running = Running(
+        running_mean, running_var, num_batches_tracked, skipped, momentum, bias_correction, moves
+    )
     y = None
     if backend is None and _exported.wanted(call, running, training):
         y = _exported.batch_norm(call, running, training)
-    elif not unseen(x, weight, bias, residual, mask, *running[:3]):
+    elif not unseen(x, weight, bias, residual, mask, *running[:4]):
         y = _dispatched.batch_norm(call, backend or "", running, training)
     elif inplace:
         y = _in_place.batch_norm(given, call, axis, backend or "", running, training)

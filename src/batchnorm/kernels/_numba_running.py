@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 from collections.abc import Callable
 from functools import cache
@@ -20,8 +21,8 @@ from batchnorm.kernels._numba_machine import take
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import WIDE, load
 
-_INTEGERS = ("moments", "channels", "mean", "mean_type", "var", "var_type", "batches")
-_REALS = ("mean_most", "var_most", "share")
+_INTEGERS = ("moments", "channels", "mean", "mean_type", "var", "var_type", "batches", "skipped")
+_REALS = ("mean_most", "var_most", "share", "decay")
 _FIELDS = np.dtype([(n, np.int64) for n in _INTEGERS] + [(n, np.float64) for n in _REALS])
 _PACK = struct.Struct(f"{len(_INTEGERS)}q{len(_REALS)}d")
 _RECORD = ctypes.c_char * _PACK.size
@@ -33,7 +34,13 @@ _free: list[Any] = []  # records that no call uses; taking one and giving it bac
 
 
 def update(
-    mean: Tensor | None, var: Tensor | None, batches: Tensor | None, moments: Tensor, share: float
+    mean: Tensor | None,
+    var: Tensor | None,
+    batches: Tensor | None,
+    skipped: Tensor | None,
+    moments: Tensor,
+    share: float,
+    decay: float,
 ) -> bool:
     """Move buffers towards a batch's moments; see `batchnorm.functional._running`.
 
@@ -41,8 +48,10 @@ def update(
         mean: the running mean.
         var: the running variance.
         batches: a counter of the batches that were taken in.
+        skipped: a counter of those that were kept out, for being not finite.
         moments: packed, float64.
         share: the momentum; NaN for one over the count of batches.
+        decay: ``log(1 - momentum)`` to correct the share for the buffers' first values; 0 not to.
 
     Returns:
         Whether these buffers are of a kind that it takes; if not, nothing was done.
@@ -50,22 +59,27 @@ def update(
     of_mean, of_var = _described(mean), _described(var)
     if of_mean is None or of_var is None:
         return False
-    if batches is not None and (batches.dtype is not torch.int64 or not batches.is_cpu):
+    if not (_counts(batches) and _counts(skipped)):
         return False
     try:
         record = _free.pop()
     except IndexError:
         record = _RECORD()
     counter = 0 if batches is None else batches.data_ptr()
+    kept_out = 0 if skipped is None else skipped.data_ptr()
     (mean_at, mean_type, mean_most), (var_at, var_type, var_most) = of_mean, of_var
     _PACK.pack_into(
         record, 0, moments.data_ptr(), moments.shape[1], mean_at, mean_type, var_at, var_type,
-        counter, mean_most, var_most, share,
+        counter, kept_out, mean_most, var_most, share, decay,
     )  # fmt: skip
     kernel().function(record)
     _free.append(record)
-    increment_version([t for t in (mean, var, batches) if t is not None])
+    increment_version([t for t in (mean, var, batches, skipped) if t is not None])
     return True
+
+
+def _counts(t: Tensor | None) -> bool:
+    return t is None or (t.dtype is torch.int64 and t.is_cpu)
 
 
 def _described(t: Tensor | None) -> tuple[int, int, float] | None:
@@ -86,15 +100,24 @@ def _unbiased(p: Any, c: Any) -> Any:
 
 @mapping
 def _fits(p: Any) -> Any:
-    """Whether every channel saw a value, and the buffers can hold what they are moved towards."""
+    """1 if the buffers can hold what they are moved towards, -1 if not, 0 for an empty batch."""
+    fits = 1
     for c in range(p.channels):
         if not load(p.moments, c, WIDE) > 0:
-            return False
+            return 0
         if p.mean != 0 and not abs(load(p.moments, p.channels + c, WIDE)) <= p.mean_most:
-            return False
+            fits = -1
         if p.var != 0 and not abs(_unbiased(p, c)) <= p.var_most:
-            return False
-    return True
+            fits = -1
+    return fits
+
+
+@mapping
+def _share(p: Any, batches: Any) -> Any:
+    """The share of this batch, the `batches`-th to be taken in."""
+    if p.share != p.share:
+        return 1 / batches
+    return p.share if p.decay == 0 else p.share / -math.expm1(p.decay * batches)
 
 
 @mapping
@@ -106,10 +129,12 @@ def _move(address: Any, kind: Any, c: Any, target: Any, share: Any) -> None:
 def _body(variant: tuple[Any, str]) -> Callable[[Any], None]:
     def update_running(pointer: Any) -> None:
         p = carray(pointer, 1, _FIELDS)[0]
-        if not _fits(p):
+        fits = _fits(p)
+        if fits != 1:
+            if fits == -1 and p.skipped != 0:
+                take(p.skipped)
             return
-        batches = 0 if p.batches == 0 else take(p.batches) + 1
-        share = p.share if p.share == p.share else 1 / batches
+        share = _share(p, 0 if p.batches == 0 else take(p.batches) + 1)
         for c in range(p.channels):
             _move(p.mean, p.mean_type, c, load(p.moments, p.channels + c, WIDE), share)
             if load(p.moments, c, variant[0]) > 1:

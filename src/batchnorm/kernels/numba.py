@@ -196,13 +196,15 @@ def backward_input(dy: Tensor, call: Call, moments: Tensor, sums: Tensor) -> Ten
 
 
 def update_running(
-    mean: Tensor | None,
-    var: Tensor | None,
-    batches: Tensor | None,
-    moments: Tensor,
-    momentum: float | None,
+    buffers: tuple[Tensor | None, ...], moments: Tensor, momentum: float | None, decay: float = 0.0
 ) -> bool:
     """Move running statistics towards packed moments, as `batchnorm.functional` defines it.
+
+    Args:
+        buffers: mean, variance, the count of batches taken in, and of those kept out.
+        moments: of the batch.
+        momentum: None for one over the count of batches.
+        decay: ``log(1 - momentum)`` for a share corrected for the buffers' first values, else 0.
 
     Returns:
         Whether it takes these buffers; if not, nothing was done.
@@ -211,7 +213,7 @@ def update_running(
     if update is None:
         return False
     share = math.nan if momentum is None else momentum
-    return update(mean, var, batches, moments.contiguous(), share)
+    return update(*buffers, moments.contiguous(), share, decay)
 
 
 @cache
