@@ -116,6 +116,9 @@ def batch_norm(
             axis=axis,
             backend=backend,
             num_batches_tracked=num_batches_tracked,
+            update=update,
+            skipped=skipped,
+            bias_correction=bias_correction,
         )
     f = Activation.parse(activation)
     given = x
