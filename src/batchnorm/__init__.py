@@ -22,3 +22,4 @@ from batchnorm.studies import study as study
 from batchnorm.surgery import Changes as Changes
 from batchnorm.surgery import insert as insert
 from batchnorm.surgery import recalibrate as recalibrate
+from batchnorm.surgery import remove as remove

@@ -13,7 +13,7 @@ from batchnorm.data import load
 from batchnorm.layers import BatchNorm1d
 from batchnorm.studies import study
 from batchnorm.studies._fits import check_fits
-from batchnorm.studies._network import build, mlp, why_not
+from batchnorm.studies._network import build, mlp
 from batchnorm.studies._sweep import FULL_RATES, decades, networks
 from batchnorm.studies._trial import Setup, Trial
 
@@ -131,7 +131,7 @@ def test_normalized_inputs_are_another_trial_with_other_rows():
     ("change", "says"),
     [
         ({"activation": "tanh"}, "no activation 'tanh': expected one of sigmoid, relu"),
-        ({"network": "cnn"}, "no network 'cnn': expected mlp or your module:function"),
+        ({"network": "rnn"}, "model 'rnn' is not of the form module:function, nor one of the embedded"),
         ({"data": "nothing"}, "no data set 'nothing'"),
     ],
 )
@@ -154,7 +154,13 @@ def plain():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
 
 def normed():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), BatchNorm1d(12), nn.Linear(12, 10))
+    layers = nn.Linear(64, 12), BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10)
+    return nn.Sequential(nn.Flatten(), *layers)
+
+def trained():
+    model = nn.Sequential(nn.Flatten(), BatchNorm1d(64), nn.Linear(64, 10))
+    model[1].running_mean += 1
+    return model
 
 def linear():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -247,24 +253,61 @@ def test_networks_that_cannot_be_trained_are_told_before_hundreds_of_trials_are(
     assert not Path("runs").exists()
 
 
-def test_a_network_with_batch_norm_is_not_applicable_and_the_run_says_so(own, tmp_path):
-    run = study("speed", model=own + "normed", data="digits8x8", out="run")
+def test_a_network_that_has_batch_norm_is_one_arm_and_the_other_without_it(own):
+    (base,) = networks(Setup(model=own + "normed", data="digits8x8"))
+    data = load("digits8x8")
+    without, with_it = (build(replace(base, batch_norm=arm), data) for arm in (False, True))
+    assert [type(m).__name__ for m in with_it] == [
+        *("Flatten", "Linear", "BatchNorm1d", "ReLU", "Linear")
+    ]
+    assert [type(m).__name__ for m in without] == [
+        *("Flatten", "Linear", "Identity", "ReLU", "Linear")
+    ]
+    for before, after in zip(with_it, without, strict=True):
+        if isinstance(before, nn.Linear):
+            assert torch.equal(before.weight, after.weight), "the arms start from equal weights"
+            assert torch.equal(before.bias, after.bias)
+    rows = [replace(base, batch_norm=arm, steps=3).run() for arm in (False, True)]
+    assert rows[0] != rows[1]
+
+
+def test_why_the_users_network_is_no_case(own, tmp_path):
+    reason = networks(Setup(model=own + "linear", data="digits8x8"))
+    assert reason.startswith("batch norm finds no place in own_network:linear (1: no activation")
+    with pytest.raises(
+        ValueError, match=r"batch norm finds no place in own_network:linear \(1: no"
+    ):
+        Trial(network=own + "linear", data="digits8x8", batch_norm=True, activation="own").run()
+    run = study("speed", model=own + "trained", data="digits8x8", out="run")
     assert run.not_applicable == {
-        "speed": "own_network:normed already has batch norm (2: BatchNorm1d); the study needs the "
-        "network without it"
+        "speed": "own_network:trained: batch norm cannot be taken out of it (1 stays: it has been "
+        "trained, and its scale and shift have nowhere to go: what feeds it is 0 (Flatten), no "
+        "Linear or convolution); the study needs the network without it"
     }
     assert run.report.exists()
 
 
-def test_why_the_users_network_is_no_case(own):
-    reason = networks(Setup(model=own + "normed", data="digits8x8"))
-    assert "already has batch norm (2: BatchNorm1d)" in reason
-    reason = why_not(own + "linear", "digits8x8")
-    assert reason.startswith("batch norm finds no place in own_network:linear")
+def test_the_small_cnn_learns_and_its_arms_start_alike():
+    (base,) = networks(Setup(model="cnn"))
+    digits = load("digits")
+    plain, normed = (build(replace(base, batch_norm=arm), digits) for arm in (False, True))
+    weights = [[p for p in m.parameters() if p.dim() > 1] for m in (plain, normed)]
+    assert [tuple(w.shape) for w in weights[0]] == [
+        *((8, 1, 3, 3), (16, 8, 3, 3), (32, 16, 3, 3), (10, 512))
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    assert abs(weights[0][2].std().item() - (2 / (9 * 16)) ** 0.5) < 0.01, "He initialization"
+    trial = replace(base, learning_rate=0.1, steps=60, every=60, batch_norm=True)
+    rows = trial.run()
+    assert rows[-1]["test_accuracy"] > 0.7
+    assert trial.run() == rows
+    table = load("breast_cancer")
     with pytest.raises(
-        ValueError, match=r"batch norm finds no place in own_network:linear \(1: no activation"
+        ValueError, match=r"'cnn' takes images of shape .*'breast_cancer' has shape"
     ):
-        Trial(network=own + "linear", data="digits8x8", batch_norm=True, activation="own").run()
+        build(replace(base, data="breast_cancer"), table)
+    with pytest.raises(ValueError, match=r"'cmm' is not of the form module:function, nor one of"):
+        build(replace(base, network="cmm"), digits)
 
 
 def test_what_is_no_network_is_refused(own):

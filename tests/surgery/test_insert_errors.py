@@ -51,7 +51,7 @@ def test_wrapped_models(wrap):
 )
 def test_an_example_that_the_model_cannot_run(example, shown):
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-    with pytest.raises(ValueError, match="before anything is inserted") as error:
+    with pytest.raises(ValueError, match="before anything is changed") as error:
         insert(model, example=example)
     assert message(error).startswith(f"example {shown} does not run through Sequential as it is")
     assert "a value, a tuple of them, or a dict by name" in message(error)

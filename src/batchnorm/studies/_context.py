@@ -11,6 +11,7 @@ import torch
 
 from batchnorm.data import Data
 from batchnorm.named import sources
+from batchnorm.studies._network import EMBEDDED
 from batchnorm.studies._repeats import check_initial_state, initial_state, loaded
 from batchnorm.studies._trial import Trial, canonical
 from batchnorm.train import Row
@@ -116,7 +117,7 @@ class Context:
         Raises:
             ValueError: it cannot be made, or is another at each call.
         """
-        if name == Trial.network:
+        if name in EMBEDDED:
             return {}, ""
         if name not in self.models:
             self.models[name] = sources(name), initial_state(name)

@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from batchnorm.data import Data, load
+from batchnorm.data import Data
 from batchnorm.named import call
-from batchnorm.surgery import Changes, insert
+from batchnorm.studies._arms import normed, plain
 from batchnorm.train import seeded, take_sizes
 
 if TYPE_CHECKING:
     from batchnorm.studies._trial import Trial
 
+EMBEDDED = ("mlp", "cnn")
+CHANNELS = (8, 16, 32)  # of "cnn"
+CNN = f"cnn, {'-'.join(map(str, CHANNELS))} channels of 3x3 with ReLU"
 ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
-BATCH_NORMS = (nn.modules.batchnorm._NormBase,)
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 LABELS = {"relu": "ReLU", "own": "your network"}
 
 
@@ -24,39 +27,37 @@ def build(trial: "Trial", data: Data) -> nn.Module:
     """The trial's network with initial weights from its seed.
 
     The arm with batch norm is the plain network with batch norm inserted, so both start from the
-    same weights.
+    same weights. A user's network that has batch norm is that arm itself, and the plain one is what
+    is left without it.
 
     Raises:
         ValueError: an unknown network or activation, a user's function that fails or returns
-            something else than a module, or a network that batch norm cannot be put into.
+            something else than a module, or a network that batch norm cannot be put into or taken
+            out of.
     """
     with seeded(trial.seed):
-        if ":" in trial.network:
-            model = own(trial.network)
-            take_sizes(model, data)
-        elif trial.network == "mlp":
+        if trial.network == "mlp":
             model = mlp(data, trial.activation, trial.depth, trial.width)
         else:
-            raise ValueError(f"no network {trial.network!r}: expected mlp or your module:function")
+            model = fresh(trial.network, data)
         scale_weights(model, trial.init_scale)
-        if trial.batch_norm:
-            changes = _inserted(trial.network, model, data)
-            if not changes.changed:
-                raise ValueError(_no_place(trial.network, changes))
-            model = changes.model
+        model = (normed if trial.batch_norm else plain)(trial.network, model, data)
         if trial.batch_norm_inputs:
             model = nn.Sequential(_input_norm(data), model)
     return model
 
 
-def _inserted(name: str, model: nn.Module, data: Data) -> Changes:
-    like = next(model.parameters(), data.train.x)
-    # A copy: the model may write into its input.
-    example = data.train.x[:2].clone().to(like.device, like.dtype)
-    try:
-        return insert(model, example=example)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"batch norm cannot be put into {name!r}: {error}") from error
+def fresh(name: str, data: Data) -> nn.Module:
+    """The small CNN, or the user's own network with its sizes decided by the data.
+
+    Raises:
+        ValueError: as :func:`cnn` and :func:`own`.
+    """
+    if name == "cnn":
+        return cnn(data)
+    model = own(name)
+    take_sizes(model, data)
+    return model
 
 
 def mlp(data: Data, activation: str, depth: int, width: int) -> nn.Sequential:
@@ -84,12 +85,45 @@ def mlp(data: Data, activation: str, depth: int, width: int) -> nn.Sequential:
     return nn.Sequential(*layers, _linear(inputs, data.classes, 1.0))
 
 
+def cnn(data: Data) -> nn.Sequential:
+    """Three convolutions of 3x3 pixels, each with half the height and width, then the logits.
+
+    8, 16 and 32 channels, ReLU, He initialization (variance 2 / inputs), biases zero.
+
+    Raises:
+        ValueError: the examples are no images.
+
+    >>> from batchnorm.data import load
+    >>> [tuple(p.shape) for p in cnn(load("digits")).parameters()][::2]
+    [(8, 1, 3, 3), (16, 8, 3, 3), (32, 16, 3, 3), (10, 512)]
+    """
+    if len(data.shape) != 3:
+        raise ValueError(
+            f"model 'cnn' takes images of shape (channels, height, width); an example of data "
+            f"{data.name!r} has shape {data.shape}: leave --model out for the fully connected "
+            "network, or give your own as module:function"
+        )
+    inputs, height, width = data.shape
+    layers: list[nn.Module] = []
+    for channels in CHANNELS:
+        conv = nn.Conv2d(inputs, channels, kernel_size=3, stride=2, padding=1)
+        layers += [_drawn(conv, 9 * inputs, gain=2.0), nn.ReLU()]
+        inputs, height, width = channels, (height + 1) // 2, (width + 1) // 2
+    pixels = inputs * height * width
+    return nn.Sequential(*layers, nn.Flatten(), _linear(pixels, data.classes, 1.0))
+
+
 def own(name: str) -> nn.Module:
     """The network that the user's function returns.
 
     Raises:
         ValueError: it is not importable, raised, or returned something else than a module.
     """
+    if ":" not in name:
+        raise ValueError(
+            f"model {name!r} is not of the form module:function, nor one of the embedded networks, "
+            f"{' and '.join(EMBEDDED)}"
+        )
     model = call(name, "model")
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -97,30 +131,6 @@ def own(name: str) -> nn.Module:
             "inputs to logits"
         )
     return model
-
-
-def why_not(name: str, data: str) -> str | None:
-    """Why batch norm cannot be put into the user's network; None where it can.
-
-    Raises:
-        ValueError: the network or the data cannot be used at all.
-    """
-    model = own(name)
-    for path, module in model.named_modules():
-        if isinstance(module, BATCH_NORMS):
-            return (
-                f"{name} already has batch norm ({path or 'the model itself'}: "
-                f"{type(module).__name__}); the study needs the network without it"
-            )
-    changes = _inserted(name, model, load(data))
-    if changes.changed:
-        return None
-    return _no_place(name, changes)
-
-
-def _no_place(name: str, changes: Changes) -> str:
-    reasons = "; ".join(f"{path}: {reason}" for path, reason in changes.skipped)
-    return f"batch norm finds no place in {name}" + (f" ({reasons})" if reasons else "")
 
 
 def label(activation: str) -> str:
@@ -155,7 +165,8 @@ def summary(trials: "Iterable[Trial]", data: Data) -> str:
             sizes = [math.prod(data.shape), *[trial.width] * trial.depth, data.classes]
             shape, activation = "-".join(map(str, sizes)), f"with {label(trial.activation)}"
         else:
-            shape, activation = trial.network, ""
+            shape = CNN if trial.network == "cnn" else trial.network
+            activation = ""
         if activation not in shapes.setdefault(shape, []):
             shapes[shape].append(activation)
     return "; ".join(
@@ -175,9 +186,13 @@ def scale_weights(model: nn.Module, factor: float) -> None:
 
 
 def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
+    return _drawn(nn.Linear(inputs, outputs), inputs, gain)
+
+
+def _drawn(layer: Layer, inputs: int, gain: float) -> Layer:
+    """The layer with Gaussian weights of variance gain / inputs, and a bias of zero."""
     nn.init.normal_(layer.weight, std=math.sqrt(gain / inputs))
-    nn.init.zeros_(layer.bias)
+    nn.init.zeros_(cast(Tensor, layer.bias))
     return layer
 
 

@@ -10,6 +10,7 @@ from batchnorm.studies._context import Context, Stamp
 from batchnorm.studies._fits import check_fits
 from batchnorm.studies._trial import Setup, Trial
 from batchnorm.studies._verdict import Verdict
+from batchnorm.studies._workers import reason
 
 
 class Study(Protocol):
@@ -73,32 +74,44 @@ def chosen(names: object) -> list[Study]:
 
 
 def planned(studies: Iterable[Study], setup: Setup, context: Context) -> list[Part]:
-    """Every study's trials under their keys.
+    """Every study's trials under their keys; a study that cannot be planned is one that failed.
 
     Raises:
-        ValueError: no such data set, or a model that cannot be trained on the data.
+        ValueError: no such data set, a model that cannot be trained on the data, or no study that
+            can be planned.
     """
     examples = context.examples(setup.data)
     if setup.model is not None:
         context.model(setup.model)
-        check_fits(setup.model, setup.data, examples, batch_norm=False)
-    parts: list[Part] = []
-    for study in studies:
+        check_fits(setup.model, setup.data, examples)
+    parts = [_part(study, setup, context) for study in studies]
+    for arm in (False, True) if setup.model is not None else ():
+        mine = [part for part in parts if any(t.batch_norm == arm for t in part.trials.values())]
+        try:
+            if mine:
+                check_fits(str(setup.model), setup.data, examples, batch_norm=arm)
+        except ValueError as error:
+            failed = [Part(part.study, failed=str(error)) for part in mine]
+            parts = [failed[mine.index(part)] if part in mine else part for part in parts]
+    if parts and all(part.failed for part in parts):
+        raise ValueError(parts[0].failed)
+    return parts
+
+
+def _part(study: Study, setup: Setup, context: Context) -> Part:
+    try:
         trials = study.trials(setup)
         if isinstance(trials, str):
-            parts.append(Part(study, not_applicable=trials))
-            continue
+            return Part(study, not_applicable=trials)
         timings = study.timings(setup) if hasattr(study, "timings") else []
         stamps = {trial: context.of(trial) for trial in [*trials, *timings]}
-        part = Part(study)
-        part.trials = {trial.key(str(stamps[trial])): trial for trial in trials}
-        part.timings = {trial.key(str(stamps[trial])): trial for trial in timings}
-        part.stamps = {trial.key(str(stamp)): stamp for trial, stamp in stamps.items()}
-        parts.append(part)
-    # Only now: where batch norm has no place, the studies have said so in their own words.
-    if setup.model is not None and any(part.trials for part in parts):
-        check_fits(setup.model, setup.data, examples, batch_norm=True)
-    return parts
+    except Exception as error:
+        return Part(study, failed=str(error) if isinstance(error, ValueError) else reason(error))
+    part = Part(study)
+    part.trials = {trial.key(str(stamps[trial])): trial for trial in trials}
+    part.timings = {trial.key(str(stamps[trial])): trial for trial in timings}
+    part.stamps = {trial.key(str(stamp)): stamp for trial, stamp in stamps.items()}
+    return part
 
 
 def rows_of(part: Part, finished: dict[str, list[Any]]) -> list[dict[str, Any]]:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from batchnorm.studies._network import why_not
+from batchnorm.data import load
+from batchnorm.studies._arms import why_not
+from batchnorm.studies._network import fresh
 from batchnorm.studies._trial import Setup, Trial
 
 SEEDS = {"quick": 5, "full": 10}
@@ -26,6 +28,7 @@ RATES = {
     ("quick", "sigmoid"): decades(-0.5, 1, 0.5),
     ("quick", "relu"): [0.01, *decades(-1.5, -1, 0.25), *decades(-0.5, 1, 0.25)],
     ("quick", "own"): decades(-3, 1, 0.5),
+    ("quick", "cnn"): decades(-2, 1, 0.5),
 }
 FULL_RATES = [
     *decades(-4, -2.5, 0.5),
@@ -37,9 +40,11 @@ BUDGET = {  # steps, and steps between rows
     ("quick", "sigmoid"): (600, 10),
     ("quick", "relu"): (250, 10),
     ("quick", "own"): (250, 10),
+    ("quick", "cnn"): (200, 20),
     ("full", "sigmoid"): (4000, 20),
     ("full", "relu"): (2000, 20),
     ("full", "own"): (2000, 20),
+    ("full", "cnn"): (2000, 20),
 }
 
 
@@ -47,28 +52,33 @@ def networks(setup: Setup) -> list[Trial] | str:
     """The networks of a study, each a trial without batch norm and without a learning rate yet.
 
     Returns:
-        The embedded network with sigmoid, then with ReLU; or the user's alone; or why batch norm
-        cannot be put into the user's.
+        The embedded network with sigmoid, then with ReLU; or the small CNN; or the user's alone,
+        or why the user's cannot be had with batch norm and without.
 
     Raises:
         ValueError: the user's function or data cannot be used at all.
     """
     if setup.model is None:
         kinds = [Trial(activation="sigmoid"), Trial(activation="relu")]
-    elif reason := why_not(setup.model, setup.data):
-        return reason
     else:
-        kinds = [Trial(network=setup.model, activation="own")]
+        data = load(setup.data)
+        if reason := why_not(setup.model, fresh(setup.model, data), data):
+            return reason
+        kinds = [Trial(network=setup.model, activation="relu" if setup.model == "cnn" else "own")]
     out: list[Trial] = []
     for trial in kinds:
-        steps, every = BUDGET[setup.scale, trial.activation]
+        steps, every = BUDGET[setup.scale, _kind(trial)]
         out.append(replace(trial, data=setup.data, steps=steps, every=every))
     return out
 
 
 def rates(scale: str, network: Trial) -> list[float]:
     """The learning rates that every arm of a network is trained at."""
-    return FULL_RATES if scale == "full" else RATES[scale, network.activation]
+    return FULL_RATES if scale == "full" else RATES[scale, _kind(network)]
+
+
+def _kind(network: Trial) -> str:
+    return "cnn" if network.network == "cnn" else network.activation
 
 
 def sweep(base: Trial, scale: str, rates: Iterable[float], **arm: Any) -> list[Trial]:

@@ -35,9 +35,11 @@ class Trial:
     """Everything that decides one training run, in plain JSON values.
 
     Args:
-        network: "mlp", the embedded fully connected one, or the user's "module:function".
-        batch_norm: put before every hidden activation, by :func:`batchnorm.surgery.insert`.
-        activation: "sigmoid" or "relu" for "mlp"; a user's network has its own.
+        network: "mlp", the embedded fully connected one, "cnn", a small convolutional one for
+            images, or the user's "module:function".
+        batch_norm: put before every hidden activation, by :func:`batchnorm.surgery.insert`; or left
+            in a user's network that has it, which is taken out otherwise.
+        activation: "sigmoid" or "relu" for "mlp", "relu" for "cnn"; a user's network has its own.
         depth: hidden layers of "mlp".
         width: hidden units in each of them.
         init_scale: factor on every initial weight (not on biases, nor on batch norm's).

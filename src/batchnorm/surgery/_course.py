@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from torch import fx, nn
 
 from batchnorm.graph import Reading, replace
-from batchnorm.surgery._insertion import Insertion
 
 See = Callable[[nn.Module], list[Reading]]
 
@@ -18,12 +17,18 @@ ANOTHER_WAY = (
 )
 
 
+class Paired(Protocol):
+    """What is to stand at a path, made around a stand-in for the norm."""
+
+    def pair(self, norm: nn.Module) -> nn.Module: ...
+
+
 class _StandIn(nn.Identity):
     """In the place of a norm, so that every value stays what it was."""
 
 
 def disturbing(
-    model: nn.Module, planned: Mapping[str, Insertion], readings: list[Reading], see: See
+    model: nn.Module, planned: Mapping[str, Paired], readings: list[Reading], see: See
 ) -> list[str]:
     """The planned paths with whose pairs the model would not do all that it does.
 

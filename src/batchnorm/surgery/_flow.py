@@ -194,7 +194,7 @@ def _rank(node: fx.Node, modules: Modules) -> int | None:
     known = max((one for one in ranks if one is not None), default=None)
     if not (module or _is_call(node)):
         return None
-    if name != "BatchNorm1d" and (dims := re.search(r"([123])d$", name)):
+    if name not in {"BatchNorm1d", "BatchNormAct1d"} and (dims := re.search(r"([123])d$", name)):
         return int(dims[1]) + 2
     if isinstance(module, nn.Flatten):
         return 2 if (module.start_dim, module.end_dim) == (1, -1) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -58,6 +58,24 @@ class Insertion:
         if self.place.root:
             text += f"; {self.place.root} assumed to be called once"
         return text
+
+
+_MARK = "_inserted"
+
+
+def mark(pair: nn.Module, one: Insertion) -> None:
+    """Note in a pair which of the two stood there before, and the bias that was dropped.
+
+    In a plain dict, which is no part of the state dict, and whose tensors copies share.
+    """
+    dropped = one.place.path == one.path and not one.bias
+    bias = one.layer.bias if dropped else None
+    vars(pair)[_MARK] = {"kept": "1" if one.place.first else "0", "bias": bias}
+
+
+def inserted_in(module: nn.Module) -> dict[str, Any] | None:
+    """What :func:`mark` noted; None for what is no such pair."""
+    return vars(module).get(_MARK) if type(module) is nn.Sequential else None
 
 
 def insertion(path: str, layer: nn.Module, place: Place, modules: Modules) -> Insertion | Refusal:

@@ -68,7 +68,7 @@ def place(
     path: str, layer: nn.Module, readings: list[Reading], modules: Modules, placement: str
 ) -> Place | Refusal:
     """Decide for one layer, from every reading that saw it called."""
-    if reason := _unfit(layer) or _pinned(path, readings) or _uncalled(path, readings, modules):
+    if reason := _unfit(layer) or pinned(path, readings) or _uncalled(path, readings, modules):
         return Refusal(reason)
     decide = _before if placement == "before" else _after
     found = [
@@ -94,7 +94,7 @@ def place(
 def _before(
     site: fx.Node, reading: Reading, readings: list[Reading], modules: Modules
 ) -> Place | Refusal:
-    if extra := _extra_arguments(site):
+    if extra := extra_arguments(site):
         return Refusal(extra)
     found = activated(site, reading, modules)
     if isinstance(found, Refusal):
@@ -118,7 +118,7 @@ def _after(
     norms = [user for user in consumers(node) if is_normalization(user, modules)]
     if norms:
         return Refusal(f"{found.name} is already followed by a norm, {describe(norms[0], modules)}")
-    own = node.op == "call_module" and not _extra_arguments(node)
+    own = node.op == "call_module" and not extra_arguments(node)
     if own and _calls(str(node.target), readings) == 1:
         path = str(node.target)
         return Place(path, False, found.name, rank(node, modules), node.meta["root"])
@@ -139,7 +139,7 @@ def _in_front(
     path = str(users[0].target)
     if (calls := _calls(path, readings)) != 1:
         return Refusal(f"{goes}, which is called {calls} times")
-    if reason := _extra_arguments(users[0]) or _unmovable(modules[path]) or _pinned(path, readings):
+    if reason := extra_arguments(users[0]) or _unmovable(modules[path]) or pinned(path, readings):
         return Refusal(f"{goes}: {reason}")
     return Place(path, True, name, rank(node, modules), root)
 
@@ -148,7 +148,7 @@ def _calls(path: str, readings: list[Reading]) -> int:
     return max(reading.calls(path) for reading in readings)
 
 
-def _extra_arguments(site: fx.Node) -> str:
+def extra_arguments(site: fx.Node) -> str:
     """A pair passes one argument on."""
     one = len(site.args) + len(site.kwargs) == 1 and set(site.kwargs) <= {"input"}
     return "" if one else "called with more than its input, which a pair could not pass on"
@@ -201,6 +201,6 @@ def _uncalled(path: str, readings: list[Reading], modules: Modules) -> str:
     return "never called in forward"
 
 
-def _pinned(path: str, readings: list[Reading]) -> str:
+def pinned(path: str, readings: list[Reading]) -> str:
     direct = any(reading.read_directly(path) for reading in readings)
     return "its parameters are used directly, and would get another path" if direct else ""

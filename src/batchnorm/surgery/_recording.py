@@ -149,6 +149,18 @@ class _Recorder(TorchFunctionMode):
                 self.alive.append(value)
 
 
+def deviation(old: nn.Module, new: nn.Module, call: Call) -> float:
+    """The greatest difference of two models' outputs on one call, in evaluation mode."""
+    outputs: list[list[Tensor]] = []
+    for model in (old, new):
+        copied, fresh = scratch(model).eval(), _fresh(call)
+        with undisturbed(model):
+            outputs.append(list(_tensors(copied(*fresh[0], **fresh[1]), set())))
+    pairs = zip(*outputs, strict=True)
+    apart = [(a.double() - b.double()).abs().max().item() for a, b in pairs if a.numel()]
+    return max(apart, default=0.0)
+
+
 def verify(model: nn.Module, call: Call, places: list[str]) -> None:
     """Run a scratch copy of the new model in evaluation mode.
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch import nn
 
-from batchnorm.graph import Reading, inside, read, replace
+from batchnorm.graph import Reading, inside, replace
 from batchnorm.surgery._changes import Changes
 from batchnorm.surgery._course import ANOTHER_WAY, disturbing
 from batchnorm.surgery._flow import Modules, Refusal
-from batchnorm.surgery._insertion import Insertion, insertion
+from batchnorm.surgery._insertion import Insertion, insertion, mark
 from batchnorm.surgery._looks import MAY_LOOK, may_look
 from batchnorm.surgery._places import layers, place
-from batchnorm.surgery._recording import Call, call_of, given, record, verify
+from batchnorm.surgery._recording import call_of, verify
+from batchnorm.surgery._seen import check_model, see, seen
 
 Placement = Literal["before", "after"]
 
@@ -67,14 +65,15 @@ def insert(model: nn.Module, placement: Placement = "before", example: Any = Non
     """
     _check(model, placement)
     call = None if example is None else call_of(example)
-    readings = _readings(model, call)
+    readings = seen(model, call)
     modules = dict(model.named_modules())
     planned, left = _planned(model, readings, modules, placement)
     _leave(_unfollowed(planned, readings, modules), planned, left)
-    apart = disturbing(model, planned, readings, lambda model: _see(model, call))
+    apart = disturbing(model, planned, readings, lambda model: see(model, call))
     _leave(dict.fromkeys(apart, ANOTHER_WAY), planned, left)
     result = replace(model, {path: one.pair(one.norm) for path, one in planned.items()})
     for path, one in planned.items():
+        mark(result.get_submodule(path), one)
         if path == one.path and not one.bias:
             result.get_submodule(f"{path}.0").register_parameter("bias", None)
     if call and planned:
@@ -85,50 +84,12 @@ def insert(model: nn.Module, placement: Placement = "before", example: Any = Non
 
 
 def _check(model: nn.Module, placement: str) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"insert takes a model, a torch.nn.Module; got {type(model).__name__} "
-            f"({str(model)[:60]}). Make one: nn.Sequential(*layers)"
-        )
-    wrapped = isinstance(model, DataParallel | DistributedDataParallel | torch.jit.ScriptModule)
-    if wrapped or hasattr(model, "_orig_mod"):
-        raise TypeError(
-            f"insert takes the model itself; got it as {type(model).__name__}, which could not be "
-            "edited. Insert first, then wrap or compile the new model"
-        )
+    check_model("insert", model)
     if placement not in get_args(Placement):
         raise ValueError(
             f"placement is {placement!r}; expected 'before' (batch norm on z, before the "
             "activation) or 'after' (on a, after it)"
         )
-
-
-def _see(model: nn.Module, call: Call | None) -> list[Reading]:
-    """Traces in training and in evaluation mode, then runs on the example.
-
-    The run in training mode is the last, where what was traced leaves something to see; some
-    models cannot do it: they want targets in training, or more than one example.
-    """
-    readings = read(model, given=given(model, call) if call else ())
-    if call is not None:
-        readings.append(record(model, call, training=False))
-        if readings[0].unseen:
-            with suppress(Exception):
-                readings.append(record(model, call, training=True))
-    return readings
-
-
-def _readings(model: nn.Module, call: Call | None) -> list[Reading]:
-    try:
-        return _see(model, call)
-    except Exception as error:
-        if call is None:
-            raise
-        raise ValueError(
-            f"example (={_describe(call)}) does not run through {type(model).__name__} as it is, "
-            f"before anything is inserted ({type(error).__name__}: {error}); give what the model "
-            "is called with: a value, a tuple of them, or a dict by name"
-        ) from error
 
 
 def _planned(
@@ -179,18 +140,6 @@ def _told(path: str, one: Insertion, left: dict[str, str]) -> str:
     """What was done at a path, and why nothing else was; each path is told of once."""
     reason = left.pop(path, "")
     return f"{one.what}; otherwise left alone, {reason}" if reason else one.what
-
-
-def _describe(call: Call) -> str:
-    named = [*((None, value) for value in call[0]), *call[1].items()]
-    shown = [
-        f"a tensor of shape {tuple(value.shape)}"
-        if isinstance(value, Tensor)
-        else f"{type(value).__name__} {str(value)[:40]}"
-        for _, value in named
-    ]
-    names = [f"{name}: " if name else "" for name, _ in named]
-    return ", ".join(name + text for name, text in zip(names, shown, strict=True)) or "no argument"
 
 
 def _unread(readings: list[Reading]) -> dict[str, str]:
