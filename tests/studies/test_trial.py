@@ -131,7 +131,10 @@ def test_normalized_inputs_are_another_trial_with_other_rows():
     ("change", "says"),
     [
         ({"activation": "tanh"}, "no activation 'tanh': expected one of sigmoid, relu"),
-        ({"network": "rnn"}, "model 'rnn' is not of the form module:function, nor one of the embedded"),
+        (
+            {"network": "rnn"},
+            "model 'rnn' is not of the form module:function, nor one of the embedded",
+        ),
         ({"data": "nothing"}, "no data set 'nothing'"),
     ],
 )
