@@ -28,7 +28,7 @@ ARROWS = {
     "train": {"copies", "data"},
     "charts": set(),
     "report": set(),
-    "studies": {"charts", "data", "layers", "named", "report", "surgery", "train"},
+    "studies": {"charts", "data", "layers", "moments", "named", "report", "surgery", "train"},
     "screen": {"studies"},
     "cli": {"report", "screen", "studies"},
     "__main__": {"cli"},
