@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.data import Data
-from batchnorm.studies._network import BATCH_NORMS, _inserted
+from batchnorm.studies._arms import _inserted
+from batchnorm.surgery import is_batch_norm
 
 
 def norms_of(model: nn.Module) -> list[Any]:
     """Every batch norm, in the order in which the model holds them."""
-    return [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
+    return [module for module in model.modules() if is_batch_norm(module)]
 
 
 def beside_biases(name: str, plain: nn.Module, data: Data) -> tuple[nn.Module, list[nn.Parameter]]:
