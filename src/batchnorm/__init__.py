@@ -15,8 +15,14 @@ from batchnorm.layers import BatchNorm3d as BatchNorm3d
 from batchnorm.layers import BatchNormAct1d as BatchNormAct1d
 from batchnorm.layers import BatchNormAct2d as BatchNormAct2d
 from batchnorm.layers import BatchNormAct3d as BatchNormAct3d
+from batchnorm.layers import LazyBatchNorm1d as LazyBatchNorm1d
+from batchnorm.layers import LazyBatchNorm2d as LazyBatchNorm2d
+from batchnorm.layers import LazyBatchNorm3d as LazyBatchNorm3d
+from batchnorm.layers import Snapshot as Snapshot
 from batchnorm.layers import lengths_mask as lengths_mask
 from batchnorm.layers import masked as masked
+from batchnorm.layers import snapshot as snapshot
+from batchnorm.layers import switches as switches
 from batchnorm.studies import Run as Run
 from batchnorm.studies import study as study
 from batchnorm.surgery import Changes as Changes

@@ -140,16 +140,6 @@ def test_to_meta_and_back():
     assert torch.isfinite(layer(torch.randn(2, 3, 4, 4))).all()
 
 
-def test_fx_traces_each_layer_as_one_call():
-    model = nn.Sequential(nn.Linear(4, 3), BatchNorm1d(3), BatchNormAct1d(3, "elu"))
-    x = torch.randn(5, 4)
-    expected = copy.deepcopy(model)(x)
-    traced = torch.fx.symbolic_trace(model)
-    assert torch.equal(traced(x), expected)
-    targets = [str(node.target) for node in traced.graph.nodes if node.op == "call_function"]
-    assert sum("layer_batch_norm" in target for target in targets) == 2
-
-
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_compiles_as_one_graph_with_gradients_and_statistics(momentum):
     model = nn.Sequential(BatchNorm1d(3, momentum=momentum), BatchNormAct1d(3, "silu"))

@@ -5,19 +5,6 @@ from torch import nn
 from batchnorm.copies import replace
 
 
-def _define_missing_operators():
-    """torchvision's import names operators that its C extension defines, where that loads."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(name + signature)
-    return library
-
-
-_LIBRARY = _define_missing_operators()  # kept alive: what it defines goes with it
-
-
 @pytest.fixture(autouse=True)
 def _repeatable():
     threads = torch.get_num_threads()

@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn import init
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.functional import batch_norm
 from batchnorm.kernels._activation import Activation
+from batchnorm.layers._buffers import keep, place_count, widen
+from batchnorm.layers._foreign import Refusal, called
 
 if TYPE_CHECKING:
     from batchnorm.layers._masked import Ambient
 
 Input = TypeVar("Input", Tensor, PackedSequence)
 _COUNT = "num_batches_tracked"
+STATISTICS = ("auto", "batch", "running")
+OWN = {"axis": 1, "bias_correction": False, "statistics": "auto", "update": True}
 
 
 class Layer(_NormBase):
@@ -26,6 +31,10 @@ class Layer(_NormBase):
 
     ranks: tuple[int, ...]
     axis: int
+    bias_correction: bool = False
+    update: bool = True
+    _statistics: str = "auto"
+    qconfig = Refusal()
     ambient: Ambient | None = None  # what `batchnorm.masked` puts around a block
 
     def __init__(
@@ -41,6 +50,7 @@ class Layer(_NormBase):
         weight: bool = True,
         bias: bool = True,
         axis: int = 1,
+        bias_correction: bool = False,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         if not weight:
@@ -48,20 +58,44 @@ class Layer(_NormBase):
         if not bias:
             self.register_parameter("bias", None)
         self.axis = axis
-        for name in ("running_mean", "running_var"):
-            buffer = getattr(self, name)
-            if buffer is not None and buffer.dtype.itemsize < 4:
-                setattr(self, name, buffer.float())
+        self.bias_correction = bias_correction
+        counts = torch.zeros((), dtype=torch.int64, device=device) if track_running_stats else None
+        self.register_buffer("skipped", counts, persistent=False)
+        widen(self)
+
+    @property
+    def statistics(self) -> str:
+        """Which statistics normalize.
+
+        "auto": the batch's own in training, the running ones in evaluation; "batch" and "running":
+        always these. Without running statistics they are always the batch's.
+        """
+        return self._statistics
+
+    @statistics.setter
+    def statistics(self, value: str) -> None:
+        if value not in STATISTICS:
+            raise ValueError(f"statistics={value!r}; expected one of {', '.join(STATISTICS)}")
+        self._statistics = value
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Layer:
         """Casts and moves as torch does, but running statistics stay in float32 or wider."""
-        before = {name: self._buffers.get(name) for name in ("running_mean", "running_var")}
+        before = dict(self._buffers)
         super()._apply(fn, recurse)
-        for name, kept in before.items():
-            cast = self._buffers.get(name)
-            if kept is not None and cast is not None and cast.dtype.itemsize < 4:
-                self._buffers[name] = kept.to(device=cast.device, dtype=torch.float32)
+        keep(self, before)
         return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        widen(self)
+        place_count(self, self._buffers.get("skipped"))
+
+    def reset_running_stats(self) -> None:
+        """Running statistics of nothing yet, and nothing counted."""
+        super().reset_running_stats()
+        skipped = self._buffers.get("skipped")
+        if skipped is not None:
+            skipped.zero_()
 
     def reset_parameters(self) -> None:
         """Running statistics of nothing yet, gamma 1 and beta 0, whichever there are."""
@@ -79,16 +113,23 @@ class Layer(_NormBase):
         mask: Tensor | None = None,
         inplace: bool = False,
     ) -> Input:
-        weight, bias, running_mean, running_var, num_batches_tracked = self._state()
-        batch = self.training or (running_mean is None and running_var is None)
-        tracked = not self.training or self.track_running_stats
+        if isinstance(input, Proxy):
+            return called(self, input, residual, mask)
+        weight, bias, running_mean, running_var, num_batches_tracked, skipped = self._state()
+        batch, moves = self.training, self.training and self.track_running_stats and self.update
+        if self._statistics != "auto":
+            batch = self._statistics == "batch"
+        if running_mean is None or running_var is None:
+            batch = batch or running_mean is running_var
+        elif running_mean.dtype.itemsize < 4 or running_var.dtype.itemsize < 4:
+            widen(self, in_place=True)
         if mask is None and self.ambient is not None:
             mask = self.ambient.fitted(input, self.axis)
         return layer_batch_norm(
             input,
             self.ranks,
-            running_mean if tracked else None,
-            running_var if tracked else None,
+            running_mean,
+            running_var,
             weight,
             bias,
             batch,
@@ -98,26 +139,38 @@ class Layer(_NormBase):
             residual=residual,
             mask=mask,
             axis=self.axis,
-            num_batches_tracked=num_batches_tracked if tracked and batch else None,
+            num_batches_tracked=num_batches_tracked if moves else None,
             inplace=inplace,
+            update=moves,
+            skipped=skipped if moves else None,
+            bias_correction=self.bias_correction,
         )
 
     def _state(self) -> tuple[Tensor | None, ...]:
         """What `forward` reads; by attribute only where another module keeps it: that is slower."""
         p, b = self._parameters, self._buffers
         if "weight" in p and "bias" in p and "running_mean" in b and "running_var" in b:
-            return p["weight"], p["bias"], b["running_mean"], b["running_var"], b.get(_COUNT)
-        return self.weight, self.bias, self.running_mean, self.running_var, getattr(self, _COUNT)
+            state = p["weight"], p["bias"], b["running_mean"], b["running_var"]
+            return (*state, b.get(_COUNT), b.get("skipped"))
+        state = self.weight, self.bias, self.running_mean, self.running_var
+        return (*state, getattr(self, _COUNT), getattr(self, "skipped", None))
+
+    def beyond_torch(self) -> list[str]:
+        """What torch's layer of the same arguments has no name for, where it is no default."""
+        off = ["weight=False"] if self.affine and self._parameters["weight"] is None else []
+        return off + [
+            f"{name}={getattr(self, name)!r}"
+            for name, default in OWN.items()
+            if getattr(self, name) != default
+        ]
 
     def extra_repr(self) -> str:
         """Torch's line, and what differs from the defaults."""
-        off = ", weight=False" if self.affine and self._parameters["weight"] is None else ""
-        return f"{super().extra_repr()}{off}" + (f", axis={self.axis}" if self.axis != 1 else "")
+        return ", ".join((super().extra_repr(), *self.beyond_torch()))
 
 
-@torch.fx.wrap
 def layer_batch_norm(x: Input, ranks: tuple[int, ...], *arguments: Any, **options: Any) -> Input:
-    """`batch_norm` for inputs of the given ranks; one node in a graph that torch.fx traces."""
+    """`batch_norm` for inputs of the given ranks."""
     if isinstance(x, PackedSequence):
         return _packed(x, *arguments, **options)
     if x.dim() not in ranks:

@@ -56,6 +56,7 @@ class BatchNormAct1d(Layer):
         weight: bool = True,
         bias: bool = True,
         axis: int = 1,
+        bias_correction: bool = False,
         inplace: bool = False,
     ) -> None:
         super().__init__(
@@ -69,6 +70,7 @@ class BatchNormAct1d(Layer):
             weight=weight,
             bias=bias,
             axis=axis,
+            bias_correction=bias_correction,
         )
         self.activation = Activation.parse(activation)
         self.inplace = inplace

@@ -29,6 +29,15 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
         weight: learn gamma; beta alone without.
         bias: learn beta; gamma alone without.
         axis: where the channels are; -1 for ``(N, L, C)``.
+        bias_correction: running statistics that are right from the first step on, without a share
+            of the zeros and ones that they start from.
+
+    Attributes:
+        statistics: which statistics normalize: "auto" for the batch's own in training and the
+            running ones in evaluation, "batch" or "running" for always these.
+        update: whether the running statistics move in training. ``statistics = "running"`` and
+            ``update = False`` freeze the layer, whatever `train()` says.
+        skipped: how many batches were kept out of the running statistics for being not finite.
 
     Raises:
         ValueError: input of another rank or number of channels, or one value per channel in

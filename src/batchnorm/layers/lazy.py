@@ -1,0 +1,119 @@
+"""Batch norm layers that take the number of channels from the first input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
+from torch.nn.utils.rnn import PackedSequence
+
+from batchnorm.layers._state import Layer
+from batchnorm.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+
+
+class _Lazy(LazyModuleMixin, Layer):
+    """Torch's lazy layer, with our arguments, on any channel axis."""
+
+    def __init__(
+        self,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        weight: bool = True,
+        bias: bool = True,
+        **own: Any,
+    ) -> None:
+        mixin: Any = LazyModuleMixin  # whose __init__ goes on to Layer's, past torch's lazy one
+        mixin.__init__(self, 0, eps, momentum, False, False, device, dtype, **own)
+        parameter: Any = UninitializedParameter
+        buffer: Any = UninitializedBuffer
+        self.affine, self.track_running_stats = affine, track_running_stats
+        for name, there in (("weight", affine and weight), ("bias", affine and bias)):
+            if there:
+                self.register_parameter(name, parameter(device=device, dtype=dtype))
+        if track_running_stats:
+            kind = torch.get_default_dtype() if dtype is None else dtype
+            wide = torch.float32 if kind.itemsize < 4 else kind
+            for name in ("running_mean", "running_var"):
+                self.register_buffer(name, buffer(device=device, dtype=wide))
+            for name in ("num_batches_tracked", "skipped"):
+                count = torch.zeros((), dtype=torch.int64, device=device)
+                self.register_buffer(name, count, persistent=name != "skipped")
+
+    forward = BatchNorm1d.forward
+
+    def reset_parameters(self) -> None:
+        """As torch's: nothing before the first input."""
+        if self.num_features and not self._awaiting():
+            super().reset_parameters()
+
+    def initialize_parameters(self, input: Any, *_: object, **__: object) -> None:
+        """Make what is not there yet for the channels of `input`."""
+        if isinstance(input, PackedSequence):
+            channels = input.data.shape[1]
+        else:
+            channels = input.size(self.axis)
+        if not self.num_features:
+            self.num_features = channels
+        awaiting = self._awaiting()
+        for made in awaiting:
+            made.materialize((channels,))
+        if awaiting:
+            self.reset_parameters()
+
+    def _awaiting(self) -> list[Any]:
+        held = (*self._parameters.values(), *self._buffers.values())
+        return [t for t in held if t is not None and is_lazy(t)]
+
+
+class LazyBatchNorm1d(_Lazy, nn.LazyBatchNorm1d):
+    """`BatchNorm1d` that takes C from its first input, and is a `BatchNorm1d` from then on.
+
+    Args:
+        eps: and all that follow as in `BatchNorm1d`.
+        momentum: as there.
+        affine: as there.
+        track_running_stats: as there.
+        device: as there.
+        dtype: as there.
+        weight: as there.
+        bias: as there.
+        own: `axis`, `bias_correction` and whatever else `BatchNorm1d` takes by keyword.
+
+    Example:
+        >>> layer = LazyBatchNorm1d(axis=-1)
+        >>> _ = layer(torch.randn(2, 5, 3))
+        >>> layer
+        BatchNorm1d(3, eps=1e-05, momentum=0.1, ..., axis=-1)
+    """
+
+    cls_to_become = BatchNorm1d
+
+
+class LazyBatchNorm2d(_Lazy, nn.LazyBatchNorm2d):
+    """`BatchNorm2d` that takes C from its first input; arguments as `LazyBatchNorm1d`.
+
+    Example:
+        >>> LazyBatchNorm2d()(torch.randn(2, 3, 4, 4)).shape
+        torch.Size([2, 3, 4, 4])
+    """
+
+    cls_to_become = BatchNorm2d
+
+
+class LazyBatchNorm3d(_Lazy, nn.LazyBatchNorm3d):
+    """`BatchNorm3d` that takes C from its first input; arguments as `LazyBatchNorm1d`.
+
+    Example:
+        >>> LazyBatchNorm3d()(torch.randn(2, 3, 2, 4, 4)).shape
+        torch.Size([2, 3, 2, 4, 4])
+    """
+
+    cls_to_become = BatchNorm3d
