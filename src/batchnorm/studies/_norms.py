@@ -32,6 +32,16 @@ def beside_biases(name: str, plain: nn.Module, data: Data) -> tuple[nn.Module, l
     return changes.model, biases
 
 
+def paired(model: nn.Module, biases: list[nn.Parameter]) -> list[tuple[Any, nn.Parameter]]:
+    """Each of the biases with the batch norm behind its layer."""
+    pairs: list[tuple[Any, nn.Parameter]] = []
+    for module in model.modules():
+        if isinstance(module, nn.Sequential) and len(module) == 2 and is_batch_norm(module[1]):
+            bias: Any = getattr(module[0], "bias", None)
+            pairs += [(module[1], bias)] if any(bias is one for one in biases) else []
+    return pairs
+
+
 def taken_in(model: nn.Module, x: Tensor) -> list[Tensor]:
     """What each batch norm takes in when the model is called, as its mode is; the last call's."""
     norms = norms_of(model)
