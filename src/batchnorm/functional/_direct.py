@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import _SingleLevelFunction
 
 from batchnorm.functional import _ops
-from batchnorm.functional._running import Running, fixed_moments, update
+from batchnorm.functional._running import Running, before, fixed_moments, update
 from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._call import Backend, Call
 from batchnorm.kernels._pick import pick
@@ -31,9 +31,12 @@ def batch_norm(call: Call, backend: str, running: Running, training: bool) -> Te
 
 def _run(call: Call, backend: Backend, running: Running, training: bool) -> tuple[Tensor, Tensor]:
     if not training:
-        moments = fixed_moments(running.mean, running.var, plain=True)
-        if running.moves:
-            update(*running.arguments(backend.statistics(call.x, call.mask)))
+        if not running.moves:
+            moments = fixed_moments(running.mean, running.var, plain=True)
+        else:
+            seen = backend.statistics(call.x, call.mask)
+            moments = fixed_moments(*before(running, seen), plain=True)
+            update(*running.arguments(seen))
         return backend.normalize(call, moments), moments
     y, moments = backend.forward(call)
     if running.moves:

@@ -8,7 +8,7 @@ from torch import Tensor
 from batchnorm.functional import _formula as _formula  # registers the derivatives
 from batchnorm.functional import _ops
 from batchnorm.functional import _vmap as _vmap  # registers the batching rules
-from batchnorm.functional._running import Running, fixed_moments
+from batchnorm.functional._running import Running, before, fixed_moments
 from batchnorm.kernels._call import Call
 
 
@@ -16,21 +16,22 @@ def batch_norm(call: Call, backend: str, running: Running, training: bool) -> Te
     """Normalize with the batch's own statistics and move the running ones, or with those."""
     x, weight, bias, residual, mask, eps, activation = call
     if running.mean is not None and torch._C._are_functorch_transforms_active():
-        weight = _mapped_like(weight, running.mean)
+        weight = _mapped_like(weight, running.mean, x.shape[1])
     options = (eps, activation.code, activation.parameter, backend)
     if not training:
-        moments = fixed_moments(running.mean, running.var)
-        y = _ops.normalize(x, moments, weight, bias, residual, mask, *options)
-        if running.moves:
-            moments = _ops.statistics(x, mask, running.mean, backend)
+        seen = _ops.statistics(x, mask, running.mean, backend) if running.moves else None
+        fixed = fixed_moments(*before(running, seen))
+        y = _ops.normalize(x, fixed, weight, bias, residual, mask, *options)
     else:
-        y, moments = _ops.train(x, weight, bias, residual, mask, *options)
-    if running.moves:
-        _ops.update_running_(*running.arguments(moments))
+        y, seen = _ops.train(x, weight, bias, residual, mask, *options)
+    if running.moves and seen is not None:
+        _ops.update_running_(*running.arguments(seen))
     return y
 
 
-def _mapped_like(weight: Tensor | None, running_mean: Tensor) -> Tensor:
+def _mapped_like(weight: Tensor | None, running_mean: Tensor, channels: int) -> Tensor:
     """Under `torch.vmap` members that have running statistics of their own do not pool."""
     nothing = torch.zeros_like(running_mean)
+    if channels != nothing.shape[0]:  # groups joined the channels
+        nothing = nothing.repeat(channels // nothing.shape[0])
     return nothing + 1 if weight is None else (weight + nothing).to(weight.dtype)

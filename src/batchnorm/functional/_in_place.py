@@ -15,11 +15,13 @@ from torch import Tensor
 from torch._C import _functions
 from torch.autograd.function import _SingleLevelFunction
 
-from batchnorm.functional._running import Running, fixed_moments, update
+from batchnorm.functional._running import Running, before, fixed_moments, update
 from batchnorm.functional._unseen import unseen
 from batchnorm.kernels import _in_place
 from batchnorm.kernels._call import Backend, Call
 from batchnorm.kernels._pick import pick
+
+_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 _log = logging.getLogger("batchnorm")
 
@@ -44,7 +46,9 @@ def batch_norm(
         with torch.no_grad():
             ahead = running.moves and not training
             seen = chosen.statistics(call.x.detach(), call.mask) if ahead else None
-            moments = _write(chosen, call._replace(x=call.x.detach()), running, training, graph)
+            mean, var = before(running, seen)
+            fixed = None if training else fixed_moments(mean, var, plain=True)
+            moments = _write(chosen, call._replace(x=call.x.detach()), fixed, graph)
         if isinstance(moments, Tensor):
             if running.moves:
                 update(*running.arguments(moments if seen is None else seen))
@@ -55,11 +59,8 @@ def batch_norm(
     return None
 
 
-def _write(
-    backend: Backend, call: Call, running: Running, training: bool, graph: bool
-) -> Tensor | str:
+def _write(backend: Backend, call: Call, moments: Tensor | None, graph: bool) -> Tensor | str:
     """Overwrite the input and return the moments, or the reason why not."""
-    moments = None if training else fixed_moments(running.mean, running.var, plain=True)
     if graph:
         return _in_place.forward(backend, call, moments)
     reason = _in_place.gaps(call.x)
@@ -84,9 +85,16 @@ def _needed(x: Tensor) -> str | None:
     if x.is_leaf and x.requires_grad:
         return "the input is a leaf that requires a gradient"
     node = x.grad_fn
+    if node is not None and _hooks(True) is not None and _may_save_its_output(type(node)):
+        return f"{node.name()} may have saved its output through hooks, as checkpointing does"
     if node is not None and any(_holds(node, name, x) for name in _saved_names(type(node))):
         return f"{node.name()} saved its output, which is the input here, for its gradient"
     return _seen(x)
+
+
+def _may_save_its_output(node: type) -> bool:
+    """By its names: to look at what hooks packed would call them, and run a checkpoint again."""
+    return any(n == "saved_tensors" or n.startswith("_saved_result") for n in _saved_names(node))
 
 
 def _holds(node: Any, name: str, x: Tensor) -> bool:

@@ -29,6 +29,11 @@ def batch_norm(
             f"position of a nested tensor is data: leave positions out of it, or give x padded, "
             f"torch.nested.to_padded_tensor(x, 0.0), with its mask"
         )
+    if options["ghost_size"] is not None:
+        raise ValueError(
+            f"ghost_size={options['ghost_size']} with a nested x, whose positions are one batch; "
+            f"expected ghost_size=None, or x padded with its mask, torch.nested.to_padded_tensor"
+        )
     if residual is not None and not residual.is_nested:
         raise ValueError(
             f"residual has shape {tuple(residual.shape)} and x is nested; expected a residual "

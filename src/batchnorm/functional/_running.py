@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from batchnorm.functional._recomputed import as_before, recomputing
 from batchnorm.kernels import numba
 from batchnorm.moments import Moments, widest
 
@@ -27,6 +28,14 @@ class Running(NamedTuple):
     def arguments(self, moments: Tensor) -> tuple[Any, ...]:
         """What `update` and its operator take, for a batch of these moments."""
         return (*self[:4], moments, *self[4:6])
+
+
+def before(running: Running, seen: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """The mean and variance that normalize a batch of the moments `seen`, if it will move them."""
+    mean, var = running[:2]
+    if seen is None or mean is None or var is None:
+        return mean, var
+    return as_before(mean, mean, var, seen)
 
 
 def fixed_moments(mean: Tensor | None, var: Tensor | None, plain: bool = False) -> Tensor:
@@ -62,18 +71,30 @@ def update(
     over the batches alone, without what the buffers held before the first. A batch that is empty
     changes nothing; one whose moments the buffers cannot hold (inf and NaN among them) is counted
     in `skipped`, and changes nothing else. One value, which a mask may leave, has no variance.
+    What is recomputed in a backward pass was counted in the forward pass. Moments of more channels
+    than the buffers have are those of ghost batches, which take their turns.
     """
+    if recomputing():
+        return
     buffers = mean, var, batches, skipped
     decay = 0.0
     if bias_correction and momentum:
         decay = math.log1p(-momentum) if momentum < 1 else -math.inf
-    if not moments.is_cpu:
+    if moments.is_cpu and numba.update_running(buffers, moments, momentum, decay):
+        return
+    if moments.shape[1] > _channels(mean, var):
+        _move_by_groups(buffers, moments, momentum, decay)
+    elif not moments.is_cpu:
         _update_without_branching(buffers, moments, momentum, decay)
-    elif not numba.update_running(buffers, moments, momentum, decay):
-        if _fits(mean, var, moments):
-            _move(buffers, moments, momentum, decay)
-        elif skipped is not None:
-            skipped.add_(_filled(moments))
+    elif _fits(mean, var, moments):
+        _move(buffers, moments, momentum, decay)
+    elif skipped is not None:
+        skipped.add_(_filled(moments))
+
+
+def _channels(mean: Tensor | None, var: Tensor | None) -> int:
+    buffer = mean if mean is not None else var
+    return 0 if buffer is None else buffer.numel()
 
 
 def _filled(moments: Tensor) -> Tensor:
@@ -120,3 +141,34 @@ def _move(
     if var is not None:
         moved = var + (batch.unbiased() - var) * share
         var.copy_(torch.where(batch.count > 1, moved, var))
+
+
+def _move_by_groups(
+    buffers: tuple[Tensor | None, ...], moments: Tensor, momentum: float | None, decay: float
+) -> None:
+    """All groups at once: of each one's share those that come later leave the rest."""
+    mean, var, batches, skipped = buffers
+    batch = Moments.unpack(moments.unflatten(1, (-1, _channels(mean, var))))
+    filled = (batch.count > 0).all(1)
+    news = ((mean, batch.mean), (var, batch.unbiased()))
+    good = filled
+    for buffer, new in news:
+        if buffer is not None:
+            good = good & (new.abs() <= torch.finfo(buffer.dtype).max).all(1)
+    share = torch.full_like(good, momentum or 0.0, dtype=moments.dtype)
+    if momentum is None or decay:
+        assert batches is not None, "checked by batch_norm"
+        count = batches + good.cumsum(0)
+        share = 1 / count if momentum is None else momentum / -torch.expm1(decay * count)
+    share = torch.where(good, share, 0.0)[:, None].expand_as(batch.mean)
+    for buffer, new in news:
+        if buffer is not None:
+            of = share if buffer is mean else torch.where(batch.count > 1, share, 0.0)
+            rest = (1 - of).flip(0).cumprod(0).flip(0)
+            later = torch.cat((rest[1:], torch.ones_like(rest[:1])))
+            moved = (of * later * torch.where(good[:, None], new, 0.0)).sum(0)
+            buffer.copy_(buffer * rest[0] + moved)
+    if batches is not None:
+        batches.add_(good.sum())
+    if skipped is not None:
+        skipped.add_((filled & ~good).sum())

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from batchnorm.functional import _direct, _dispatched, _exported, _in_place, _ragged
+from batchnorm.functional import _direct, _dispatched, _exported, _in_place, _ragged, _small
 from batchnorm.functional._check import (
     check,
     check_invertible,
     check_momentum,
+    check_small,
     position_mask,
 )
 from batchnorm.functional._running import Running
+from batchnorm.functional._small import Small
 from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
@@ -37,6 +39,9 @@ def batch_norm(
     update: bool | None = None,
     skipped: Tensor | None = None,
     bias_correction: bool = False,
+    one_value: str = "raise",
+    ghost_size: int | None = None,
+    renorm: tuple[float, float] | None = None,
 ) -> Tensor:
     r"""Batch normalization, with the argument order of `torch.nn.functional.batch_norm`.
 
@@ -82,6 +87,18 @@ def batch_norm(
         bias_correction: move by ``momentum / (1 - (1 - momentum)^t)`` at the t-th batch, as
             `num_batches_tracked` counts, so that what the running statistics held at first has no
             share in them: they equal the batch's own after the first one.
+        one_value: what a batch in training with one value per channel gets, of which the variance
+            is zero: "raise" an error; normalize it with the "running" statistics; or "beta", as
+            what lies at its mean does: ``f(beta + r)``, with no gradient for x and gamma. Neither
+            moves the running statistics. With a mask, whose values decide, only the last two apply.
+        ghost_size: normalize each group of so many examples, contiguous along the batch, with its
+            own statistics, and what is left over as a smaller group. Each group moves the running
+            statistics in its turn and counts as a batch (Hoffer, Hubara and Soudry 2017).
+        renorm: ``(r_max, d_max)`` for batch renormalization (Ioffe 2017): in training the output is
+            ``gamma (r (x - mu) / sigma + d) + beta`` with ``r = sigma / sigma_running`` clipped to
+            ``[1 / r_max, r_max]`` and ``d = (mu - mu_running) / sigma_running`` to
+            ``[-d_max, d_max]``, constants to the gradient, from the running statistics as they were
+            before this batch. ``(1, 0)`` is plain batch norm.
 
     Returns:
         A tensor of x's shape, dtype and memory layout; x itself where it was overwritten.
@@ -89,8 +106,9 @@ def batch_norm(
     Raises:
         ValueError: shapes that do not fit, ``eps <= 0``, one value per channel in training, no
             running statistics in evaluation, an unknown activation or backend, a named backend
-            that refuses the call, a mask that leaves nothing, or inplace with an activation that
-            cannot be undone.
+            that refuses the call, a mask that leaves nothing, inplace with an activation that
+            cannot be undone, or options for small batches that are unknown or need running
+            statistics.
         TypeError: x is not a floating tensor, or the activation module has no fused form.
 
     Example:
@@ -119,6 +137,9 @@ def batch_norm(
             update=update,
             skipped=skipped,
             bias_correction=bias_correction,
+            one_value=one_value,
+            ghost_size=ghost_size,
+            renorm=renorm,
         )
     f = Activation.parse(activation)
     given = x
@@ -126,7 +147,7 @@ def batch_norm(
     if not channels_first:
         x = _channels_to_front(x, axis)
         residual = None if residual is None else _channels_to_front(residual, axis)
-    check(x, running_mean, running_var, weight, bias, training, eps, residual, axis)
+    check(x, running_mean, running_var, weight, bias, training, eps, residual, axis, one_value)
     tracked = running_mean is not None or running_var is not None
     moves = tracked and (training if update is None else update)
     if tracked:
@@ -139,7 +160,10 @@ def batch_norm(
         running_mean, running_var, num_batches_tracked, skipped, momentum, bias_correction, moves
     )
     y = None
-    if backend is None and _exported.wanted(call, running, training):
+    if training and (one_value != "raise" or ghost_size is not None or renorm is not None):
+        check_small(one_value, ghost_size, renorm, running_mean, running_var)
+        y = _small.batch_norm(call, backend or "", running, Small(one_value, ghost_size, renorm))
+    elif backend is None and _exported.wanted(call, running, training):
         y = _exported.batch_norm(call, running, training)
     elif not unseen(x, weight, bias, residual, mask, *running[:4]):
         y = _dispatched.batch_norm(call, backend or "", running, training)

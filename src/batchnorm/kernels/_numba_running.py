@@ -21,7 +21,8 @@ from batchnorm.kernels._numba_machine import take
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import WIDE, load
 
-_INTEGERS = ("moments", "channels", "mean", "mean_type", "var", "var_type", "batches", "skipped")
+_INTEGERS = ("moments", "channels", "mean", "mean_type", "var", "var_type", "batches", "skipped",
+             "groups")  # fmt: skip
 _REALS = ("mean_most", "var_most", "share", "decay")
 _FIELDS = np.dtype([(n, np.int64) for n in _INTEGERS] + [(n, np.float64) for n in _REALS])
 _PACK = struct.Struct(f"{len(_INTEGERS)}q{len(_REALS)}d")
@@ -49,7 +50,7 @@ def update(
         var: the running variance.
         batches: a counter of the batches that were taken in.
         skipped: a counter of those that were kept out, for being not finite.
-        moments: packed, float64.
+        moments: packed, float64; of one batch, or of groups that take their turns.
         share: the momentum; NaN for one over the count of batches.
         decay: ``log(1 - momentum)`` to correct the share for the buffers' first values; 0 not to.
 
@@ -61,6 +62,8 @@ def update(
         return False
     if not (_counts(batches) and _counts(skipped)):
         return False
+    buffer = mean if mean is not None else var
+    channels = 0 if buffer is None else buffer.shape[0]
     try:
         record = _free.pop()
     except IndexError:
@@ -69,8 +72,8 @@ def update(
     kept_out = 0 if skipped is None else skipped.data_ptr()
     (mean_at, mean_type, mean_most), (var_at, var_type, var_most) = of_mean, of_var
     _PACK.pack_into(
-        record, 0, moments.data_ptr(), moments.shape[1], mean_at, mean_type, var_at, var_type,
-        counter, kept_out, mean_most, var_most, share, decay,
+        record, 0, moments.data_ptr(), channels, mean_at, mean_type, var_at, var_type,
+        counter, kept_out, moments.shape[1] // max(channels, 1), mean_most, var_most, share, decay,
     )  # fmt: skip
     kernel().function(record)
     _free.append(record)
@@ -93,19 +96,25 @@ def _described(t: Tensor | None) -> tuple[int, int, float] | None:
 
 
 @mapping
+def _row(p: Any, row: Any, c: Any) -> Any:
+    """The count, the mean or the variance of a channel of a group."""
+    return load(p.moments, row * p.groups * p.channels + c, WIDE)
+
+
+@mapping
 def _unbiased(p: Any, c: Any) -> Any:
-    n, v = load(p.moments, c, WIDE), load(p.moments, 2 * p.channels + c, WIDE)
+    n, v = _row(p, 0, c), _row(p, 2, c)
     return v * (n / (n - 1)) if n > 1 else v
 
 
 @mapping
-def _fits(p: Any) -> Any:
+def _fits(p: Any, first: Any) -> Any:
     """1 if the buffers can hold what they are moved towards, -1 if not, 0 for an empty batch."""
     fits = 1
-    for c in range(p.channels):
-        if not load(p.moments, c, WIDE) > 0:
+    for c in range(first, first + p.channels):
+        if not _row(p, 0, c) > 0:
             return 0
-        if p.mean != 0 and not abs(load(p.moments, p.channels + c, WIDE)) <= p.mean_most:
+        if p.mean != 0 and not abs(_row(p, 1, c)) <= p.mean_most:
             fits = -1
         if p.var != 0 and not abs(_unbiased(p, c)) <= p.var_most:
             fits = -1
@@ -126,19 +135,26 @@ def _move(address: Any, kind: Any, c: Any, target: Any, share: Any) -> None:
     put_parameter(address, kind, c, before + (target - before) * share)
 
 
+@mapping
+def _take_in(p: Any, first: Any, tag: Any) -> None:
+    """Move the buffers towards the group whose channels begin at `first`."""
+    fits = _fits(p, first)
+    if fits != 1:
+        if fits == -1 and p.skipped != 0:
+            take(p.skipped)
+        return
+    share = _share(p, 0 if p.batches == 0 else take(p.batches) + 1)
+    for c in range(p.channels):
+        _move(p.mean, p.mean_type, c, _row(p, 1, first + c), share)
+        if load(p.moments, first + c, tag) > 1:
+            _move(p.var, p.var_type, c, _unbiased(p, first + c), share)
+
+
 def _body(variant: tuple[Any, str]) -> Callable[[Any], None]:
     def update_running(pointer: Any) -> None:
         p = carray(pointer, 1, _FIELDS)[0]
-        fits = _fits(p)
-        if fits != 1:
-            if fits == -1 and p.skipped != 0:
-                take(p.skipped)
-            return
-        share = _share(p, 0 if p.batches == 0 else take(p.batches) + 1)
-        for c in range(p.channels):
-            _move(p.mean, p.mean_type, c, load(p.moments, p.channels + c, WIDE), share)
-            if load(p.moments, c, variant[0]) > 1:
-                _move(p.var, p.var_type, c, _unbiased(p, c), share)
+        for group in range(p.groups):
+            _take_in(p, group * p.channels, variant[0])
 
     return update_running
 

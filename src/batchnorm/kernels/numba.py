@@ -58,6 +58,8 @@ def refuses(call: Call) -> str | None:
         return f"it has no kernel for x of {x.dtype}"
     if residual is not None and residual.dtype is not x.dtype:
         return f"it takes a residual of x's dtype {x.dtype}, and that is {residual.dtype}"
+    if call.mask is not None and call.mask.shape[1] != 1:
+        return "it takes masks that are the same for all channels"
     for part in (call.weight, call.bias):
         if part is not None and part.dtype not in DTYPES:
             return f"it has no kernel for weight or bias of {part.dtype}"
