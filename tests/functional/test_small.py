@@ -150,9 +150,7 @@ def test_renormalization_is_the_papers_with_its_gradients_to_the_second(limits):
         torch.autograd.grad(t, (x, weight, bias), v, create_graph=True) for t in (y, right)
     )
     torch.testing.assert_close(ours, theirs)
-    ours, theirs = (
-        torch.autograd.grad(t[0].square().sum(), (x, weight)) for t in (ours, theirs)
-    )
+    ours, theirs = (torch.autograd.grad(t[0].square().sum(), (x, weight)) for t in (ours, theirs))
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(mean, 0.9 * before[0] + 0.1 * x.mean(0))
     torch.testing.assert_close(var, 0.9 * before[1] + 0.1 * x.var(0))
@@ -261,7 +259,13 @@ def test_several_values_do_not_notice_one_value():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"ghost_size": 2}, {"renorm": (3.0, 5.0)}, {"one_value": "running"}, {"one_value": "beta"}],
+    [
+        {},
+        {"ghost_size": 2},
+        {"renorm": (3.0, 5.0)},
+        {"one_value": "running"},
+        {"one_value": "beta"},
+    ],
 )
 @pytest.mark.parametrize("correction", [False, True])
 def test_an_empty_batch_changes_nothing(options, correction):

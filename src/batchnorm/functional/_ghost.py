@@ -1,7 +1,7 @@
 """Ghost batches: groups of examples that are normalized each by its own statistics.
 
-A batch norm over ``(G k, C, ...)`` in groups of k is one over ``(k, G C, ...)``: the groups join the
-channels, by a copy, and every kernel, derivative and transform does the rest.
+A batch norm over ``(G k, C, ...)`` in groups of k is one over ``(k, G C, ...)``: the groups join
+the channels, by a copy, and every kernel, derivative and transform does the rest.
 """
 
 from __future__ import annotations

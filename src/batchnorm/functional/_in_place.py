@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _functions
+from torch._C._autograd import _top_saved_tensors_default_hooks as _hooks
 from torch.autograd.function import _SingleLevelFunction
 
 from batchnorm.functional._running import Running, before, fixed_moments, update
@@ -20,8 +21,6 @@ from batchnorm.functional._unseen import unseen
 from batchnorm.kernels import _in_place
 from batchnorm.kernels._call import Backend, Call
 from batchnorm.kernels._pick import pick
-
-_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 _log = logging.getLogger("batchnorm")
 
