@@ -7,13 +7,14 @@ to its last digits, or where autograd needs it elsewhere.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _functions
-from torch._C._autograd import _top_saved_tensors_default_hooks as _hooks
+from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch.autograd.function import _SingleLevelFunction
 
 from batchnorm.functional._running import Running, before, fixed_moments, update
@@ -23,6 +24,7 @@ from batchnorm.kernels._call import Backend, Call
 from batchnorm.kernels._pick import pick
 
 _log = logging.getLogger("batchnorm")
+_hooks: Callable[[bool], Any] = _top_saved_tensors_default_hooks
 
 
 def batch_norm(
