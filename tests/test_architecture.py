@@ -20,6 +20,7 @@ ARROWS = {
     "functional": {"kernels", "moments"},
     "layers": {"functional", "kernels"},
     "interop": set(),
+    "observe": {"moments"},
     "copies": set(),
     "graph": {"copies"},
     "surgery": {"copies", "functional", "graph", "layers", "moments"},
@@ -35,6 +36,7 @@ ARROWS = {
         "layers",
         "moments",
         "named",
+        "observe",
         "report",
         "surgery",
         "train",
@@ -42,7 +44,16 @@ ARROWS = {
     "screen": {"studies"},
     "cli": {"report", "screen", "studies"},
     "__main__": {"cli"},
-    "__init__": {"_version", "functional", "interop", "kernels", "layers", "studies", "surgery"},
+    "__init__": {
+        "_version",
+        "functional",
+        "interop",
+        "kernels",
+        "layers",
+        "observe",
+        "studies",
+        "surgery",
+    },
 }
 
 

@@ -23,6 +23,7 @@ from batchnorm.layers import lengths_mask as lengths_mask
 from batchnorm.layers import masked as masked
 from batchnorm.layers import snapshot as snapshot
 from batchnorm.layers import switches as switches
+from batchnorm.observe import record as record
 from batchnorm.studies import Run as Run
 from batchnorm.studies import study as study
 from batchnorm.surgery import Changes as Changes

@@ -1,0 +1,75 @@
+"""What is kept of a layer's values while the model runs: copies of few, moments of many."""
+
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from batchnorm.moments import Moments
+
+POSITIONS = 1024  # of a channel's values, as many decide its percentiles; all of them its moments
+GOLDEN = 0.6180339887498949  # its multiples, modulo 1, fill [0, 1) evenly, and on no grid of pixels
+
+
+class Part(NamedTuple):
+    """Values of one layer, of one call or of several.
+
+    Args:
+        sample: copies of values, ``(positions, C)``: all, or where there are many, some.
+        moments: of all values; None where the sample holds them all.
+    """
+
+    sample: Tensor
+    moments: Moments | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it keeps."""
+        return self.sample.numel() * self.sample.element_size()
+
+
+def part_of(x: Tensor, axis: int, mask: Tensor | None = None) -> Part | None:
+    """Keep what the statistics of `x` need; None where the mask leaves nothing.
+
+    ``mask`` is that of our layers: one weight an example, or one for each of its positions.
+    """
+    x = x.detach()
+    if mask is None and x.dim() == 2 and x.shape[0] <= POSITIONS and axis in (1, -1):
+        return Part(x.clone())
+    x = x.movedim(axis, 1) if x.dim() > 1 else x.reshape(-1, 1)
+    if mask is not None:
+        return _masked(x, mask.detach())
+    some = _some(x.numel() // x.shape[1], x.device)
+    if some is None:
+        return Part(x.movedim(1, -1).reshape(-1, x.shape[1]).clone())
+    flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
+    rows = torch.div(some, flat.shape[2], rounding_mode="floor")
+    return Part(flat[rows, :, some % flat.shape[2]], Moments.of(x))
+
+
+def _masked(x: Tensor, mask: Tensor) -> Part | None:
+    places = (len(x), *x.shape[2:])
+    mask = mask.reshape(-1, *mask.shape[1:], *[1] * (len(places) - mask.dim()))
+    kept = x.movedim(1, -1)[mask.expand(places) > 0]
+    some = _some(len(kept), x.device)
+    sample = kept if some is None else kept[some]
+    return Part(sample, Moments.of(x, mask.unsqueeze(1))) if len(kept) else None
+
+
+def _some(positions: int, device: torch.device) -> Tensor | None:
+    """Which positions are looked at, spread evenly; None for all. Draws no random number."""
+    if positions <= POSITIONS:
+        return None
+    spread = torch.arange(POSITIONS, dtype=torch.float64) * GOLDEN % 1 * positions
+    return spread.long().to(device)
+
+
+def together(parts: list[Part]) -> Part:
+    """Several calls as one."""
+    if len(parts) == 1:
+        return parts[0]
+    sample = torch.cat([part.sample for part in parts])
+    if all(part.moments is None for part in parts):
+        return Part(sample)
+    return Part(sample, reduce(Moments.merge, [p.moments or Moments.of(p.sample) for p in parts]))
