@@ -7,7 +7,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-STUDIES = ("speed", "learning_rate", "initialization", "identity", "bias")
+STUDIES = (
+    "speed",
+    "learning_rate",
+    "identity",
+    "bias",
+    "initialization",
+    "depth",
+)
 SCALES = ("quick", "full")
 CROWD = 4  # processes a core: more would only wait for each other, and fill the memory
 

@@ -80,9 +80,9 @@ def mlp(data: Data, activation: str, depth: int, width: int) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Flatten()]
     inputs = math.prod(data.shape)
     for _ in range(depth):
-        layers += [_linear(inputs, width, gain), ACTIVATIONS[activation]()]
+        layers += [linear(inputs, width, gain), ACTIVATIONS[activation]()]
         inputs = width
-    return nn.Sequential(*layers, _linear(inputs, data.classes, 1.0))
+    return nn.Sequential(*layers, linear(inputs, data.classes, 1.0))
 
 
 def cnn(data: Data) -> nn.Sequential:
@@ -110,7 +110,7 @@ def cnn(data: Data) -> nn.Sequential:
         layers += [_drawn(conv, 9 * inputs, gain=2.0), nn.ReLU()]
         inputs, height, width = channels, (height + 1) // 2, (width + 1) // 2
     pixels = inputs * height * width
-    return nn.Sequential(*layers, nn.Flatten(), _linear(pixels, data.classes, 1.0))
+    return nn.Sequential(*layers, nn.Flatten(), linear(pixels, data.classes, 1.0))
 
 
 def own(name: str) -> nn.Module:
@@ -162,7 +162,8 @@ def summary(trials: "Iterable[Trial]", data: Data) -> str:
     shapes: dict[str, list[str]] = {}
     for trial in trials:
         if trial.network == "mlp":
-            sizes = [math.prod(data.shape), *[trial.width] * trial.depth, data.classes]
+            hidden = [trial.width] * trial.depth or [f"{trial.width}…{trial.width}"]
+            sizes = [math.prod(data.shape), *hidden, data.classes]
             shape, activation = "-".join(map(str, sizes)), f"with {label(trial.activation)}"
         else:
             shape = CNN if trial.network == "cnn" else trial.network
@@ -185,7 +186,8 @@ def scale_weights(model: nn.Module, factor: float) -> None:
                 parameter.mul_(factor)
 
 
-def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    """Weights from a Gaussian with variance ``gain / inputs``, a bias of zeros."""
     return _drawn(nn.Linear(inputs, outputs), inputs, gain)
 
 

@@ -153,3 +153,28 @@ def decide(low: float, high: float, *, none: float, claimed: float) -> str:
     if high < none:
         return CONTRADICTED
     return NOT_SUPPORTED if high < claimed else INCONCLUSIVE
+
+
+def agrees(low: float, high: float, *, expected: float, tolerance: float) -> str:
+    """One of three words for an interval and a predicted value.
+
+    The interval is "supported" when all of it is within ``tolerance`` of ``expected``,
+    "contradicted" when all of it is further away on one side, "inconclusive" otherwise.
+
+    Raises:
+        ValueError: ``tolerance`` is not above 0, or the ends are not in order.
+
+    >>> agrees(1.19, 1.22, expected=1.21, tolerance=0.03)
+    'supported'
+    >>> agrees(1.0, 1.1, expected=1.21, tolerance=0.03)
+    'contradicted'
+    """
+    if not tolerance > 0 or not low <= high:
+        raise ValueError(
+            f"cannot compare the interval [{low}, {high}] with {expected} to {tolerance}: expected "
+            "low <= high and a tolerance above 0"
+        )
+    least, most = expected - tolerance, expected + tolerance
+    if least <= low and high <= most:
+        return SUPPORTED
+    return CONTRADICTED if high < least or low > most else INCONCLUSIVE
