@@ -4,7 +4,18 @@ import math
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from batchnorm.studies._pace import Cost
 from batchnorm.studies._sweep import Run, Sweep, too_few
+from batchnorm.studies._verdict import INCONCLUSIVE, Verdict, bootstrap, decide, finite, interval
+
+CLAIMED = 1.1  # a tenth fewer steps: less is not worth the name of a speed-up
+LEARNED = 0.1  # a network whose accuracy has not risen by so much has no pace to compare with
+RULE = (
+    f"supported: the whole interval at {CLAIMED} or above; contradicted: all of it below 1; not "
+    f"supported: all of it below {CLAIMED}; inconclusive: otherwise, or where the network without "
+    f"batch norm gains less than {100 * LEARNED:.0f} points of accuracy"
+)
+STEPS = Cost()  # counted, not timed
 
 
 @dataclass(frozen=True)
@@ -109,6 +120,33 @@ def race(arms: dict[str, Sweep], names: tuple[str, str], *, same: bool = False) 
         every=_every(marks[seeds[0]]),
         budget=marks[seeds[0]].budget,
         limits=tuple(filter(None, [few, *chosen])),
+    )
+
+
+def raced(study: str, result: Race, metric: str, claim: str, step: Cost | None = STEPS) -> Verdict:
+    """Of a ratio of steps; times what a step costs, for seconds, or None where none were timed."""
+    none = (study, claim, metric, None, None, None, INCONCLUSIVE, "×", RULE)
+    if result.gained < LEARNED:
+        gained = f"The base learned {100 * result.gained:.0f} points in the steps given: no pace."
+        return Verdict(*none, caution=f"{gained} {result.caution}".strip())
+    if step is None:
+        return Verdict(*none, "No seconds were measured.", caution=result.caution)
+    value, *ends = bootstrap(result.lows, result.highs)
+    # An arm that never got there is 0 times as fast at the least: that bounds nothing.
+    low, high = (math.exp(end) * at for end, at in zip(ends, (step.low, step.high), strict=True))
+    return Verdict(
+        study,
+        claim,
+        metric,
+        None if value is None else math.exp(value) * step.ratio,
+        low or None,
+        finite(high),
+        decide(low, high, none=1, claimed=CLAIMED),
+        "×",
+        RULE,
+        step.note or result.note,
+        interval(len(result.lows)),
+        result.caution,
     )
 
 

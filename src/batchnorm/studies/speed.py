@@ -1,16 +1,16 @@
 """L11: batch norm speeds up learning, as normalizing the inputs does."""
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from batchnorm.studies._network import label, phrase
-from batchnorm.studies._pace import Cost, cost
-from batchnorm.studies._race import Race, race
+from batchnorm.studies._pace import cost
+from batchnorm.studies._race import race, raced
 from batchnorm.studies._sweep import Rows, decades, networks, rates, runs, sweep
 from batchnorm.studies._trial import Setup, Trial
-from batchnorm.studies._verdict import INCONCLUSIVE, Verdict, bootstrap, decide, finite, interval
+from batchnorm.studies._verdict import Verdict
+from batchnorm.studies._wider import WITH, WITHOUT
 
 if TYPE_CHECKING:
     import altair as alt
@@ -43,14 +43,6 @@ MEANING = (
     "fewer steps need not mean less time."
 )
 
-CLAIMED = 1.1  # a tenth fewer steps: less is not worth the name of a speed-up
-LEARNED = 0.1  # a network whose accuracy has not risen by so much has no pace to compare with
-RULE = (
-    f"supported: the whole interval at {CLAIMED} or above; contradicted: all of it below 1; not "
-    f"supported: all of it below {CLAIMED}; inconclusive: otherwise, or where the network without "
-    f"batch norm gains less than {100 * LEARNED:.0f} points of accuracy"
-)
-WITHOUT, WITH = "without", "with batch norm"
 TABULAR = "breast_cancer"
 RAW = "raw inputs"
 ARMS: dict[str, dict[str, Any]] = {
@@ -61,7 +53,6 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 TABULAR_DEPTH = 2  # tells these trials from those of a user who asks for the same data
 TABULAR_RATES = {"quick": decades(-4, 1, 1), "full": decades(-6, 1, 0.5)}
-STEPS = Cost()  # counted, not timed
 SHORT, LONG = 20, 170  # steps of the timed trials: their difference has no start-up in it
 
 
@@ -100,7 +91,8 @@ def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
         verdicts += _compared(rows, network)
     arms = runs(rows, _tabular_arm)
     return verdicts + [
-        _verdict(
+        raced(
+            NAME,
             race(arms, (RAW, arm)),
             f"steps, tabular, {arm}",
             f"On 30 raw features of very different scale, {arm}: the best accuracy of raw inputs "
@@ -117,19 +109,22 @@ def _compared(rows: Rows, network: str) -> list[Verdict]:
     name, noun = label(network), phrase(network)
     timed = [row for row in rows if "seconds" in row and row["activation"] == network]
     return [
-        _verdict(
+        raced(
+            NAME,
             best,
             f"steps, {name}, best rates",
             f"With each arm at its best learning rate, batch norm reaches the best accuracy of "
             f"{noun} without it in fewer steps.",
         ),
-        _verdict(
+        raced(
+            NAME,
             same,
             f"steps, {name}, same rate",
             f"At the learning rate that suits {noun} without batch norm, the one with it needs "
             "fewer steps.",
         ),
-        _verdict(
+        raced(
+            NAME,
             best,
             f"seconds, {name}, best rates",
             f"In seconds, with what a step of batch norm costs, it is faster too ({name}).",
@@ -176,33 +171,6 @@ def _curves(
         if (arm := by(row)) is not None and row["learning_rate"] == best[arm]
     ]
     return curves(drawn, "step", "test_accuracy", title=title)
-
-
-def _verdict(result: Race, metric: str, claim: str, step: Cost | None = STEPS) -> Verdict:
-    """Of a ratio of steps; times what a step costs, for seconds, or None where none were timed."""
-    none = (NAME, claim, metric, None, None, None, INCONCLUSIVE, "×", RULE)
-    if result.gained < LEARNED:
-        gained = f"The base learned {100 * result.gained:.0f} points in the steps given: no pace."
-        return Verdict(*none, caution=f"{gained} {result.caution}".strip())
-    if step is None:
-        return Verdict(*none, "No seconds were measured.", caution=result.caution)
-    value, *ends = bootstrap(result.lows, result.highs)
-    # An arm that never got there is 0 times as fast at the least: that bounds nothing.
-    low, high = (math.exp(end) * at for end, at in zip(ends, (step.low, step.high), strict=True))
-    return Verdict(
-        NAME,
-        claim,
-        metric,
-        None if value is None else math.exp(value) * step.ratio,
-        low or None,
-        finite(high),
-        decide(low, high, none=1, claimed=CLAIMED),
-        "×",
-        RULE,
-        step.note or result.note,
-        interval(len(result.lows)),
-        result.caution,
-    )
 
 
 def _networks(rows: Rows) -> list[str]:
