@@ -169,8 +169,8 @@ WITHOUT_POLICY = '<meta http-equiv="Content-Security-Policy"', '<meta name="was-
     [
         ("<main>", "<main><script>console.error('oh')</script>", "console: oh"),
         ("<main>", "<main><script>throw Error('oh')</script>", "page error: oh"),
-        ('"mark": {', '"mark": 7, "was": {', "not drawn: made_up-curves"),
-        ('"layer": [', '"layer": [], "was": [', "not drawn: made_up-curves"),
+        ('"mark": {', '"mark": 7, "was": {', "not drawn: made_up-slider"),
+        ('"layer": [', '"layer": [], "was": [', "not drawn: made_up-slider"),
         ("--muted: #57606c", "--muted: #a8b0bb", "too faint: batchnorm 0.0.0"),
         ("<main>", "<main><div style='width: 500px'>wide</div>", "scrolls sideways: 5"),
         (
@@ -253,31 +253,59 @@ def focused(page, times):
 
 
 def test_the_keyboard_reaches_everything_in_the_order_of_the_page(visit, good):
-    reached = list(focused(visit(good), 8))
-    assert [words for words, _ in reached] == [
+    order = [
         "Skip to the verdicts",
+        "Made-up claim that batch norm speeds som",
+        "Made-up claim whose study failed",
+        "Made-up claim that does not apply",
+        "",  # the slider
+        "The numbers of Made-up distribution over",
         "Made-up claim that batch norm speeds som",
         "Made-up claim that does not apply",
         "Made-up claim whose study failed",
         "The numbers of Made-up learning curves",
         "The numbers of Made-up accuracy against ",
         "The numbers of Made-up intervals",
+        "Made-up distribution over steps",
+        "batchnorm study made_up --out runs/study",
         "batchnorm study --model made_up:network",
     ]
+    reached = list(focused(visit(good), len(order)))
+    assert [words for words, _ in reached] == order
     assert all(visible for _, visible in reached), "where the focus is can be seen"
 
 
+def test_a_slider_is_moved_by_the_keyboard_and_has_a_name(visit, good):
+    page = visit(good)
+    slider = page.get_by_role("slider", name="step")
+    bars = page.locator("#made_up-slider .mark-rect path")
+    before = bars.nth(0).get_attribute("d")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "was => document.querySelector('#made_up-slider .mark-rect path').getAttribute('d') != was",
+        arg=before,
+    )
+    assert slider.input_value() == "10"
+    group = page.get_by_role("group", name="Made-up distribution over steps")
+    assert group.get_by_role("slider").count() == 1, "and is part of what it moves"
+    assert faults(page) == []
+
+
 def test_the_order_of_the_keyboard_can_be_wrong(visit, good, tmp_path):
-    path = spoiled(good, tmp_path, '<a href="#not_for_it"', '<a href="#not_for_it" tabindex="-1"')
+    path = spoiled(
+        good, tmp_path, '<a href="#not_for_it"', '<a href="#not_for_it" tabindex="-1"', count=2
+    )
     assert "Made-up claim that does not apply" not in [
-        words for words, _ in focused(visit(path), 8)
+        words for words, _ in focused(visit(path), 15)
     ]
 
 
 def test_a_chart_gives_its_numbers_as_a_table(visit, good):
     page = visit(good, 390)
-    page.locator("summary").first.press("Enter")
-    table = page.locator("details table").first
+    details = page.locator("figure:has(#made_up-curves) details")
+    details.locator("summary").press("Enter")
+    table = details.locator("table")
     table.wait_for()
     spec = json.loads((MADE_UP / "charts" / "made_up-curves.json").read_text())
     longest = max(spec["datasets"].values(), key=len)
@@ -295,7 +323,8 @@ def test_a_screen_reader_finds_its_way(visit, good):
         "- main:",
         "- contentinfo:",
         '- heading "Batch norm, measured" [level=1]',
-        '- heading "Verdicts" [level=2]',
+        '- heading "What batch norm did to this network" [level=2]',
+        '- heading "The verdicts" [level=2]',
         '- heading "Made-up claim that batch norm speeds something up" [level=2]',
         '- table "Every measure"',
         'rowheader "steps Made up: steps says nothing. Made up: too few examples. Made up."',

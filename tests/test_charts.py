@@ -2,10 +2,11 @@
 
 import json
 from math import inf, nan
+from pathlib import Path
 
 import pytest
 
-from batchnorm.charts import curves, intervals, sweep
+from batchnorm.charts import curves, intervals, pictures, rows_of, sweep, table
 from batchnorm.charts.bars import ROW
 from batchnorm.charts.lines import DASHES, KNOWN, OTHERS, SHAPES
 
@@ -227,3 +228,27 @@ def test_a_row_without_a_field_is_named():
 def test_a_keyword_that_no_chart_has_is_refused():
     with pytest.raises(TypeError, match="unexpected keyword argument 'log_z'"):
         curves([{"arm": "a", "x": 1, "y": 2}], "x", "y", log_z=True)
+
+
+def test_pictures_and_tables_show_what_the_chart_shows():
+    spec = json.loads((Path(__file__).parent / "run_folder/charts/made_up-curves.json").read_text())
+    drawn = pictures(spec)
+    assert drawn["png"].startswith(b"\x89PNG")
+    svg = drawn["svg"].decode()
+    assert "Made-up learning curves" in svg
+    assert "var(--" not in svg, "no color of the page's"
+    rows = rows_of(spec)
+    assert rows == max(spec["datasets"].values(), key=len)
+    lines = table(rows).decode().splitlines()
+    assert len(lines) == 1 + len(rows)
+    assert lines[0].split(",") == list(rows[0])
+
+
+def test_a_chart_with_a_slider_has_a_picture_of_where_it_starts():
+    spec = json.loads((Path(__file__).parent / "run_folder/charts/made_up-slider.json").read_text())
+    assert pictures(spec)["svg"].decode().count('aria-roledescription="bar"') == 9
+
+
+def test_an_unfit_chart_has_no_picture():
+    with pytest.raises(ValueError, match="Vega-Lite"):
+        pictures({"mark": 7})

@@ -205,7 +205,7 @@ def test_numbers_that_json_does_not_have_do_not_stop_the_page(folder):
     specs = [s for s in page(folder).scripts if '"datasets"' in s]
     for spec in specs:
         json.loads(spec, parse_constant=lambda name: pytest.fail(f"{name} in the page"))
-    assert len(specs) == 3
+    assert len(specs) == 4
 
 
 def test_a_run_may_have_no_verdict_and_no_study(folder):
@@ -326,13 +326,60 @@ def test_a_folder_that_is_no_whole_run_gets_one_line_and_the_old_page_stays(fold
         assert not list(folder.glob("*.part"))
 
 
+def test_the_page_sums_up_what_became_of_each_claim(folder):
+    text = page(folder).text
+    summed = text[text.index("What batch norm did to this network") : text.index("The verdicts")]
+    places = [summed.index(word) for word in ("Supported", "Failed", "Not applicable")]
+    assert places == sorted(places)
+    assert "Made-up claim that batch norm speeds something up 2.00×" in summed
+    assert "Made-up claim whose study failed" in summed
+
+
+def test_the_page_says_what_a_claim_means_and_how_to_try_it_alone(folder):
+    text = page(folder).text
+    assert "What it means for you Made-up advice for a test: nothing follows from it." in text
+    assert "batchnorm study made_up --out runs/study-made_up" in text
+
+
+def test_a_folder_of_an_older_version_has_neither(folder):
+    def without(manifest):
+        for study in manifest["studies"]:
+            study.pop("meaning", None)
+            study.pop("command", None)
+
+    change(folder, "manifest.json", without)
+    text = page(folder).text
+    assert "What it means for you" not in text
+    assert "This claim alone" not in text
+
+
+def test_charts_link_to_the_files_that_are_there_and_to_no_others(folder):
+    (folder / "charts" / "made_up-bars.png").write_bytes(b"")
+    (folder / "tables").mkdir()
+    (folder / "tables" / "made_up-bars.csv").write_bytes(b"")
+    links = [attributes["href"] for tag, attributes in page(folder).tags if tag == "a"]
+    assert [link for link in links if not link.startswith("#")] == [
+        "charts/made_up-bars.png",
+        "tables/made_up-bars.csv",
+    ]
+
+
+def test_a_chart_with_a_slider_stands_on_top_and_is_drawn_once(folder):
+    places = [a.get("id") for tag, a in page(folder).tags if "id" in a]
+    assert places.count("made_up-slider") == 1
+    assert places.index("made_up-slider") < places.index("verdicts")
+
+
 def test_report_imports_nothing_of_ours():
-    tree = ast.parse(Path(batchnorm.report.__file__).read_text())
-    modules = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-    modules += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    files = list(Path(batchnorm.report.__file__).parent.glob("*.py"))
+    trees = [ast.parse(file.read_text()) for file in files]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = [n.module for n in nodes if isinstance(n, ast.ImportFrom)]
+    modules += [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
     assert "jinja2" in modules, "the search finds imports inside functions"
-    assert not [module for module in modules if module and module.startswith("batchnorm")]
+    ours = [m for m in modules if m and m.startswith("batchnorm")]
+    assert [m for m in ours if not m.startswith("batchnorm.report")] == []
 
 
 def test_the_template_lies_beside_the_module_for_the_wheel_to_ship():
-    assert Path(batchnorm.report.__file__).with_name("report.html").is_file()
+    assert Path(batchnorm.report.__file__).with_name("page.html").is_file()

@@ -58,8 +58,9 @@ def test_what_a_run_leaves(tmp_path, pool):
     run = go([fake_study("tiny", [Tiny(seed=3)])], tmp_path, executor=pool, on_progress=seen.append)
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     assert names == [
-        ".lock", "charts/tiny-losses.json", "manifest.json", "timing.json", "trials.jsonl",
-        "verdicts.json",
+        ".lock", "charts/tiny-losses.json", "charts/tiny-losses.png", "charts/tiny-losses.svg",
+        "manifest.json", "tables/tiny-losses.csv", "tables/verdicts.csv", "timing.json",
+        "trials.jsonl", "verdicts.json",
     ]  # fmt: skip
     manifest = manifest_of(tmp_path)
     assert manifest["format"] == 1

@@ -6,5 +6,8 @@ not finite (a diverged run) is never drawn as a number.
 """
 
 from batchnorm.charts.bars import intervals as intervals
+from batchnorm.charts.files import pictures as pictures
+from batchnorm.charts.files import rows_of as rows_of
+from batchnorm.charts.files import table as table
 from batchnorm.charts.lines import curves as curves
 from batchnorm.charts.lines import sweep as sweep

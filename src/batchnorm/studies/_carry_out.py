@@ -11,6 +11,7 @@ from batchnorm.studies._manifest import entry
 from batchnorm.studies._plan import Part, rows_of
 from batchnorm.studies._run import Progress, Run
 from batchnorm.studies._sitting import Sitting
+from batchnorm.studies._trial import Setup
 from batchnorm.studies._workers import reason
 
 
@@ -24,12 +25,15 @@ def carry_out(
     on_progress: Callable[[Progress], object] | None = None,
 ) -> Run:
     """Run what is planned, and write down what comes of it."""
+    setup = Setup(head["scale"], head["model"], head["data"])
     with opened(path, fresh=fresh) as folder:
         sitting = Sitting(folder, parts, on_progress or (lambda progress: None))
         head = {**head, "started": sitting.started}
         # That of a finished run stays, with its page, until this one has a page too.
         if not folder.read(MANIFEST).get("finished"):
-            folder.write(MANIFEST, {**head, "studies": [entry(part) for part in parts]})
+            folder.write(
+                MANIFEST, {**head, "studies": [entry(part, setup, path) for part in parts]}
+            )
         sitting.save()
         try:
             sitting.run_trials(jobs, executor)
@@ -45,7 +49,11 @@ def carry_out(
             _judge(part, folder, sitting.seconds(part))
         publish(
             folder,
-            {**head, "finished": sitting.finished, "studies": [entry(part) for part in parts]},
+            {
+                **head,
+                "finished": sitting.finished,
+                "studies": [entry(part, setup, path) for part in parts],
+            },
             sitting.timing,
             [verdict for part in parts for verdict in part.verdicts],
             {name: chart for part in parts for name, chart in part.charts.items()},

@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ FORMAT = 1
 MANIFEST, TRIALS, TIMING = "manifest.json", "trials.jsonl", "timing.json"
 UNFINISHED = "unfinished.json"  # how far the run has come that has no page yet
 VERDICTS, CHARTS, REPORT, LOCK = "verdicts.json", "charts", "report.html", ".lock"
+TABLES = "tables"
 PART = ".part"
 WAY_OUT = "choose another folder (--out, or out=...)"
 
@@ -60,12 +61,20 @@ class Folder:
             ValueError: a number in ``value`` that is not finite.
         """
         text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        self.put(name, text.encode())
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write the file ``name``: the old file or the new one, never half.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
         target = self.path / name
         target.parent.mkdir(exist_ok=True)
         draft = target.with_name(target.name + PART)
         try:
             with open(draft, "wb", buffering=0) as file:
-                _write(file, text.encode())
+                _write(file, content)
             os.replace(draft, target)
         except BaseException:
             draft.unlink(missing_ok=True)
@@ -82,10 +91,24 @@ class Folder:
         tells the next run, whatever happens to this one, whose folder this is.
         """
         charts = [c["name"] for s in self.read(MANIFEST).get("studies", []) for c in s["charts"]]
-        for name in [REPORT, VERDICTS, *(f"{CHARTS}/{name}.json" for name in charts)]:
+        for name in [REPORT, VERDICTS, *files_of(charts)]:
             (self.path / name).unlink(missing_ok=True)
-        with suppress(OSError):  # not there, or not empty: then it also holds someone else's files
-            (self.path / CHARTS).rmdir()
+        for folder in (CHARTS, TABLES):
+            with suppress(OSError):  # not there, or not empty: it also holds someone else's files
+                (self.path / folder).rmdir()
+
+
+def files_of(charts: Iterable[str]) -> list[str]:
+    """What charts of these names, and the verdicts, leave in the folder besides the page.
+
+    >>> files_of(["steps"])[:3]
+    ['tables/verdicts.csv', 'charts/steps.json', 'charts/steps.svg']
+    """
+    made = [f"{TABLES}/{VERDICTS.removesuffix('.json')}.csv"]
+    for name in charts:
+        made += [f"{CHARTS}/{name}.{kind}" for kind in ("json", "svg", "png")]
+        made.append(f"{TABLES}/{name}.csv")
+    return made
 
 
 def check(path: Path) -> None:

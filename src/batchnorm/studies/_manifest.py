@@ -49,8 +49,8 @@ def about(
     }
 
 
-def entry(part: Part) -> dict[str, Any]:
-    """What the manifest says of one study."""
+def entry(part: Part, setup: Setup, out: Path) -> dict[str, Any]:
+    """What the manifest says of one study of a run of this set-up in the folder ``out``."""
     study = part.study
     return {
         "name": study.NAME,
@@ -59,6 +59,9 @@ def entry(part: Part) -> dict[str, Any]:
         "claim": study.CLAIM,
         "method": study.METHOD,
         "published": study.PUBLISHED,
+        "meaning": getattr(study, "MEANING", ""),
+        # In a folder of its own: in this one it would take the place of the whole run's page.
+        "command": command([study.NAME], setup, out.with_name(f"{out.name}-{study.NAME}")),
         "trials": len(part.trials),
         "keys": list(part.trials),
         "status": part.status,

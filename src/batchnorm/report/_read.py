@@ -1,21 +1,15 @@
-"""A run's folder in, one self-contained HTML page out; reads the disk and nothing else of ours."""
+"""A run's folder as the page needs it: read, checked, and what is wrong named."""
 
 import json
-import os
-from collections.abc import Iterable, Sequence
-from datetime import datetime
-from functools import cache
-from math import floor, log10
 from pathlib import Path
 from typing import Any, cast
 
-FORMAT = 1
-PAGE = "report.html"
-MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
-WORDS = ["supported", "not supported", "contradicted", "inconclusive"]
-STATUSES = ["done", "failed", "not applicable"]
+from batchnorm.report._words import WORDS
 
 Json = dict[str, Any]
+
+FORMAT = 1
+STATUSES = ["done", "failed", "not applicable"]
 
 # What the page needs of each file: a field's type, or the list of what it may say.
 NUMBER = (int, float)
@@ -36,40 +30,15 @@ VERDICT: Json = {
     **dict.fromkeys(("value", "low", "high"), NUMBER_OR_NONE),
     "verdict": WORDS,
 }
+PICTURES = ("png", "svg")
 
 
-def render(folder: str | Path) -> Path:
-    """Draw the page of a run from its folder alone; the old page or the new one, never half.
-
-    Args:
-        folder: what ``batchnorm study`` wrote: ``manifest.json``, ``verdicts.json``,
-            ``timing.json`` and ``charts/``.
-
-    Returns:
-        The page, ``report.html`` in the folder: one file that needs no network.
+def read(folder: Path) -> tuple[Json, list[Json], float]:
+    """What the run says of itself, its studies with verdicts and charts, and its seconds.
 
     Raises:
         ValueError: the folder is not a whole run's that this version reads; it says which file.
-
-    Example:
-        >>> render("no/such/folder")
-        Traceback (most recent call last):
-        ValueError: no folder 'no/such/folder': give the folder of a run, such as runs/study
     """
-    path = Path(folder)
-    text, page, draft = _page(path), path / PAGE, path / f"{PAGE}.part"
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, page)
-    finally:
-        draft.unlink(missing_ok=True)
-    return page
-
-
-def _page(folder: Path) -> str:
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
     run = _manifest(folder)
     again = f"run `{run['command']}` again, it goes on where it stopped"
     verdicts = _objects(_json(folder / "verdicts.json", again), VERDICT, folder / "verdicts.json")
@@ -79,19 +48,7 @@ def _page(folder: Path) -> str:
         _study(study, [v for v in verdicts if v["study"] == study["name"]], folder, again)
         for study in run["studies"]
     ]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {}  # unsorted: tables keep the rows' order
-    ours = {"value": _value, "interval": _interval, "tally": _tally, "date": _date, "span": _span}
-    environment.filters.update(cast(Json, ours))
-    template = environment.from_string(Path(__file__).with_name(PAGE).read_text(encoding="utf-8"))
-    keys = {key for study in studies for key in study.get("keys", ())}
-    return template.render(
-        run=run,
-        studies=studies,
-        trials=len(keys) or sum(study["trials"] for study in studies),
-        seconds=timing["total_seconds"],
-        vega=Markup(_vega()),
-    )
+    return run, studies, timing["total_seconds"]
 
 
 def _manifest(folder: Path) -> Json:
@@ -126,11 +83,19 @@ def _study(study: Json, verdicts: list[Json], folder: Path, again: str) -> Json:
         path = folder / "charts" / f"{name}.json"
         spec = _json(path, again)
         _check(spec, {}, path, "the file")
-        charts.append(_chart(name, str(chart.get("title") or name), spec))
+        drawn = _chart(name, str(chart.get("title") or name), spec)
+        charts.append(drawn | {"files": _files(folder, name)})
     letters = {rule: chr(ord("A") + i) for i, rule in enumerate(rules)}
     intervals = list(dict.fromkeys(v["interval"] for v in verdicts if v["interval"]))
     found = {"verdicts": verdicts, "rules": letters, "intervals": intervals, "charts": charts}
-    return study | found
+    return {"meaning": "", "command": "", **study, **found}
+
+
+def _files(folder: Path, name: str) -> list[tuple[str, str]]:
+    """The chart elsewhere than on the page: kind and address, of those that are there."""
+    places = [(kind, f"charts/{name}.{kind}") for kind in PICTURES]
+    places.append(("csv", f"tables/{name}.csv"))
+    return [(kind.upper(), place) for kind, place in places if (folder / place).exists()]
 
 
 def _chart(name: str, title: str, spec: Json) -> Json:
@@ -140,7 +105,11 @@ def _chart(name: str, title: str, spec: Json) -> Json:
     own = spec.get("title")
     note = own.get("subtitle", "") if isinstance(own, dict) else ""
     about = str(spec.get("description") or title)
-    return {"name": name, "title": title, "note": note, "about": about, "spec": drawn}
+    asks = any("bind" in param for param in cast("list[Json]", spec.get("params", [])))
+    return {
+        **{"name": name, "title": title, "note": note, "about": about, "spec": drawn},
+        "asks": asks,  # it has a slider or the like, which a reader moves
+    }
 
 
 def _json(path: Path, way_out: str) -> Any:
@@ -171,80 +140,3 @@ def _check(value: Any, fields: Json, path: Path, what: str) -> None:
         if not fits:
             expected = f": expected one of {', '.join(kind)}" if type(kind) is list else ""
             raise ValueError(f"{path}: {name!r} of {what} cannot be {value[name]!r}{expected}")
-
-
-def _value(verdict: Json) -> str:
-    """The measured value with its unit; where only one end is known, that.
-
-    >>> _value({"value": 9.5, "low": 9, "high": 10, "unit": "×"})
-    '9.5×'
-    >>> _value({"value": None, "low": None, "high": 0.5, "unit": "×"})
-    'at most 0.500×'
-    """
-    value, low, high = _numbers(verdict)
-    text = value or (f"at least {low}" if low else f"at most {high}" if high else "")
-    unit = verdict["unit"]
-    return text + (unit if unit in ("×", "") else NO_BREAK + unit) if text else "–"
-
-
-def _interval(verdict: Json) -> str:
-    """The interval in words, with the value's decimals; an end that is None is open.
-
-    >>> _interval({"value": 2.0, "low": 2.0, "high": None, "unit": "×"})
-    '2.00 or more'
-    """
-    _, low, high = _numbers(verdict)
-    if not low and not high:
-        return "–"
-    if not low or not high:
-        return f"{low} or more" if low else f"{high} or less"
-    return f"{low} to {high}"
-
-
-def _numbers(verdict: Json) -> list[str]:
-    """Value, low and high with as many decimals as the largest needs for three digits."""
-    numbers: list[float | None] = [verdict[name] for name in ("value", "low", "high")]
-    largest = max((abs(n) for n in numbers if n), default=1.0)
-    decimals = min(6, max(0, 2 - floor(log10(largest))))
-    texts = ["" if n is None else f"{n:,.{decimals}f}" for n in numbers]
-    return [text.replace("-", MINUS) for text in texts]
-
-
-def _tally(verdicts: Sequence[Json]) -> Iterable[tuple[str, int]]:
-    found = [v["verdict"] for v in verdicts]
-    return [(word, found.count(word)) for word in WORDS if word in found]
-
-
-def _date(moment: str) -> str:
-    """A moment as people write it.
-
-    >>> _date("2026-11-21T04:48:48+00:00")
-    '21 November 2026, 04:48 UTC'
-    """
-    try:
-        at = datetime.fromisoformat(moment)
-    except ValueError:
-        return moment
-    return f"{at.day} {at:%B %Y, %H:%M} {at.tzname() or ''}".rstrip()
-
-
-def _span(seconds: float) -> str:
-    """A length of time.
-
-    >>> _span(374.2)
-    '6 min 14 s'
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-@cache
-def _vega() -> str:
-    from vl_convert import javascript_bundle
-
-    # A script element ends at the first </script, wherever it stands.
-    bundle = javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return bundle.replace("</script", r"<\/script")

@@ -1,0 +1,93 @@
+"""Numbers, dates and verdicts as a reader wants them."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from math import floor, log10
+from typing import Any
+
+Json = dict[str, Any]
+
+MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
+WORDS = ["supported", "not supported", "contradicted", "inconclusive"]
+
+
+def value(verdict: Json) -> str:
+    """The measured value with its unit; where only one end is known, that.
+
+    >>> value({"value": 9.5, "low": 9, "high": 10, "unit": "×"})
+    '9.5×'
+    >>> value({"value": None, "low": None, "high": 0.5, "unit": "×"})
+    'at most 0.500×'
+    """
+    value, low, high = _numbers(verdict)
+    text = value or (f"at least {low}" if low else f"at most {high}" if high else "")
+    unit = verdict["unit"]
+    return text + (unit if unit in ("×", "") else NO_BREAK + unit) if text else "–"
+
+
+def interval(verdict: Json) -> str:
+    """The interval in words, with the value's decimals; an end that is None is open.
+
+    >>> interval({"value": 2.0, "low": 2.0, "high": None, "unit": "×"})
+    '2.00 or more'
+    """
+    _, low, high = _numbers(verdict)
+    if not low and not high:
+        return "–"
+    if not low or not high:
+        return f"{low} or more" if low else f"{high} or less"
+    return f"{low} to {high}"
+
+
+def _numbers(verdict: Json) -> list[str]:
+    """Value, low and high with as many decimals as the largest needs for three digits."""
+    numbers: list[float | None] = [verdict[name] for name in ("value", "low", "high")]
+    largest = max((abs(n) for n in numbers if n), default=1.0)
+    decimals = min(6, max(0, 2 - floor(log10(largest))))
+    texts = ["" if n is None else f"{n:,.{decimals}f}" for n in numbers]
+    return [text.replace("-", MINUS) for text in texts]
+
+
+def summary(studies: Sequence[Json]) -> list[tuple[str, list[Json]]]:
+    """Studies by the word of their headline, or by why there is none; those words in order."""
+    words = [*WORDS[:1], "contradicted", "not supported", "inconclusive", "failed"]
+    by = {one: [s for s in studies if word(s) == one] for one in [*words, "not applicable"]}
+    return [(one, found) for one, found in by.items() if found]
+
+
+def word(study: Json) -> str:
+    """What became of a study: its headline's verdict, or its status."""
+    if study["status"] != "done":
+        return study["status"]
+    return study["verdicts"][0]["verdict"] if study["verdicts"] else "inconclusive"
+
+
+def tally(verdicts: Sequence[Json]) -> Iterable[tuple[str, int]]:
+    found = [v["verdict"] for v in verdicts]
+    return [(one, found.count(one)) for one in WORDS if one in found]
+
+
+def date(moment: str) -> str:
+    """A moment as people write it.
+
+    >>> date("2026-11-21T04:48:48+00:00")
+    '21 November 2026, 04:48 UTC'
+    """
+    try:
+        at = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    return f"{at.day} {at:%B %Y, %H:%M} {at.tzname() or ''}".rstrip()
+
+
+def span(seconds: float) -> str:
+    """A length of time.
+
+    >>> span(374.2)
+    '6 min 14 s'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
