@@ -14,6 +14,16 @@ from batchnorm.layers._state import Layer
 from batchnorm.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
 
+class _Awaited(UninitializedBuffer):
+    """Torch's cannot be copied."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if id(self) not in memo:
+            make: Any = type(self)
+            memo[id(self)] = make(self.requires_grad, self.device, self.dtype)
+        return memo[id(self)]
+
+
 class _Lazy(LazyModuleMixin, Layer):
     """Torch's lazy layer, with our arguments, on any channel axis."""
 
@@ -33,7 +43,7 @@ class _Lazy(LazyModuleMixin, Layer):
         mixin: Any = LazyModuleMixin  # whose __init__ goes on to Layer's, past torch's lazy one
         mixin.__init__(self, 0, eps, momentum, False, False, device, dtype, **own)
         parameter: Any = UninitializedParameter
-        buffer: Any = UninitializedBuffer
+        buffer: Any = _Awaited
         self.affine, self.track_running_stats = affine, track_running_stats
         for name, there in (("weight", affine and weight), ("bias", affine and bias)):
             if there:
