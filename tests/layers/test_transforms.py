@@ -14,6 +14,7 @@ from torch.func import (
     stack_module_state,
     vmap,
 )
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from batchnorm import BatchNorm1d, BatchNorm2d, BatchNormAct1d
 
@@ -158,3 +159,22 @@ def test_a_mask_under_vmap_leaves_the_same_out():
     y = vmap(lambda x, mask: layer(x, mask=mask))(x, mask)
     torch.testing.assert_close(y.flatten(0, 1), plain(x.flatten(0, 1), mask=mask.flatten()))
     torch.testing.assert_close(buffers(layer), buffers(plain))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("kind", [BatchNorm1d, BatchNormAct1d])
+def test_functionalize_makes_a_graph_of_torchs_operations_in_place(kind, momentum):
+    layer, twin = kind(3, momentum=momentum), kind(3, momentum=momentum)
+    x = torch.randn(5, 3)
+    state = {name: value.clone() for name, value in layer.state_dict().items()}
+
+    def run(state, x):
+        return torch.func.functional_call(layer, state, (x,))
+
+    traced_on = {name: value.clone() for name, value in state.items()}
+    graph = make_fx(torch.func.functionalize(run))(traced_on, x)
+    targets = {str(n.target) for n in graph.graph.nodes if n.op == "call_function"}
+    assert not any("batchnorm.update_running_" in name for name in targets)
+    torch.testing.assert_close(graph(state, x), twin(x))
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(state[name], value)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 
 from batchnorm.functional import _formula as _formula  # registers the derivatives
 from batchnorm.functional import _ops
 from batchnorm.functional import _vmap as _vmap  # registers the batching rules
-from batchnorm.functional._running import Running, before, fixed_moments
+from batchnorm.functional._running import Running, before, fixed_moments, update
 from batchnorm.kernels._call import Call
 
 
@@ -25,8 +26,20 @@ def batch_norm(call: Call, backend: str, running: Running, training: bool) -> Te
     else:
         y, seen = _ops.train(x, weight, bias, residual, mask, *options)
     if running.moves and seen is not None:
-        _ops.update_running_(*running.arguments(seen))
+        if _functionalized():
+            if running.skipped is not None and not torch._is_functional_tensor(running.skipped):
+                running = running._replace(skipped=None)  # no state dict brings it in
+            update(*running.arguments(seen), branching=False)
+        else:
+            _ops.update_running_(*running.arguments(seen))
     return y
+
+
+def _functionalized() -> bool:
+    """`torch.func.functionalize` rewrites torch's own in-place operations, and refuses others."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    return any(t.key() == TransformType.Functionalize for t in get_interpreter_stack() or [])
 
 
 def _mapped_like(weight: Tensor | None, running_mean: Tensor, channels: int) -> Tensor:

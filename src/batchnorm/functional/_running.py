@@ -62,6 +62,8 @@ def update(
     moments: Tensor,
     momentum: float | None,
     bias_correction: bool,
+    *,
+    branching: bool = True,
 ) -> None:
     """Move `mean` and `var` towards a batch's moments by `momentum`, in place.
 
@@ -72,7 +74,8 @@ def update(
     changes nothing; one whose moments the buffers cannot hold (inf and NaN among them) is counted
     in `skipped`, and changes nothing else. One value, which a mask may leave, has no variance.
     What is recomputed in a backward pass was counted in the forward pass. Moments of more channels
-    than the buffers have are those of ghost batches, which take their turns.
+    than the buffers have are those of ghost batches, which take their turns. Without
+    `branching` nothing but torch's operations is used.
     """
     if recomputing():
         return
@@ -80,11 +83,12 @@ def update(
     decay = 0.0
     if bias_correction and momentum:
         decay = math.log1p(-momentum) if momentum < 1 else -math.inf
-    if moments.is_cpu and numba.update_running(buffers, moments, momentum, decay):
+    branching = branching and moments.is_cpu
+    if branching and numba.update_running(buffers, moments, momentum, decay):
         return
     if moments.shape[1] > _channels(mean, var):
         _move_by_groups(buffers, moments, momentum, decay)
-    elif not moments.is_cpu:
+    elif not branching:
         _update_without_branching(buffers, moments, momentum, decay)
     elif _fits(mean, var, moments):
         _move(buffers, moments, momentum, decay)
