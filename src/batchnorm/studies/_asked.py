@@ -14,6 +14,7 @@ STUDIES = (
     "bias",
     "initialization",
     "depth",
+    "test_time",
 )
 SCALES = ("quick", "full")
 CROWD = 4  # processes a core: more would only wait for each other, and fill the memory

@@ -1,0 +1,225 @@
+"""L16: at test time, running averages of the mini-batches' means and variances."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from batchnorm.data import Data
+from batchnorm.studies._averages import (
+    ALONE,
+    AVERAGES,
+    EXAMPLES,
+    POPULATION,
+    Averages,
+    Found,
+    alone,
+    judged,
+)
+from batchnorm.studies._judge import Marks, by_seed, judge
+from batchnorm.studies._network import build, label, phrase
+from batchnorm.studies._sweep import SEEDS, networks
+from batchnorm.studies._trial import Setup, Trial
+from batchnorm.studies._verdict import Verdict
+from batchnorm.train import Row, train
+
+if TYPE_CHECKING:
+    import altair as alt
+
+NAME = "test_time"
+LECTURE = "L16"
+TITLE = "Running averages serve at test time"
+CLAIM = (
+    "At test time there may be one example. Use exponentially weighted averages of mu and sigma "
+    "squared across mini-batches, kept during training; in practice this is pretty robust to the "
+    "exact way they are estimated, and any reasonable way should work fine."
+)
+METHOD = (
+    "One training run keeps running averages of several momenta side by side (momentum is the "
+    "share of the new mini-batch; one minus it is the lectures' beta). At several steps the "
+    "network is evaluated with each, with population statistics measured anew over the training "
+    "set, and with the statistics of mini-batches of test examples. The loss of accuracy is that "
+    "against population statistics."
+)
+PUBLISHED = (
+    "The paper prescribes population statistics over many mini-batches and uses moving averages "
+    "to follow the accuracy during training: Ioffe & Szegedy 2015, Algorithm 2. Averages over few "
+    "iterations gave unstable validation errors at large batches: Wu & Johnson 2021."
+)
+MEANING = (
+    "Running averages are an estimate that trails the weights: with a small momentum they still "
+    "hold where they began, with a large one they are those of the last mini-batch, and right "
+    "after the weights moved fast they are those of other weights. If evaluation looks broken "
+    "while training looks fine, call recalibrate before anything else; one example is then as "
+    "good as many, while statistics of the test examples themselves need a few dozen of them."
+)
+
+# A torch momentum a averages (2 - a) / a mini-batches, and its start weighs (1 - a)^T after T.
+MOMENTA = (0.99, 0.3, 0.1, 0.01, 0.001)
+DEFAULT = 0.1
+AS_GOOD, WORSE = 0.5, 2.0  # points: five examples of a thousand; what studies tell apart
+ROUNDED, SEEN = 1e-5, 1e-2  # deviations of the logits: rounding of another order of sums; not that
+SIZES = (2, 8, 32, 128, 512)  # test examples that are normalized by themselves
+OF_TEST = 32
+STEPS = {"quick": 200, "full": 2000}
+LOOKS = {"quick": (20, 50, 100, 200), "full": (20, 50, 100, 200, 500, 1000, 2000)}
+RATES = {"sigmoid": 1.0}  # others 0.1
+
+
+def trials(setup: Setup) -> list[Trial] | str:
+    """Every network with batch norm, over paired seeds."""
+    bases = networks(setup)
+    if isinstance(bases, str):
+        return bases
+    steps = STEPS[setup.scale]
+    return [
+        replace(
+            base,
+            batch_norm=True,
+            learning_rate=RATES.get(base.activation, 0.1),
+            steps=steps,
+            every=10,
+            seed=seed,
+            procedure=NAME,
+            options={"looks": LOOKS[setup.scale]},
+        )
+        for base in bases
+        for seed in range(SEEDS[setup.scale])
+    ]
+
+
+def rows(trial: Trial, data: Data) -> list[Found]:
+    """A row for each way to estimate, at each look; and what one example comes to at the end."""
+    model = build(trial, data)
+    averages = Averages(model, MOMENTA)
+    out: list[Found] = []
+
+    def look(row: Row) -> None:
+        if row["step"] in trial.option("looks") and not row.get("diverged"):
+            with averages.paused():
+                out.extend(
+                    {"step": row["step"], **one} for one in judged(model, averages, data, SIZES)
+                )
+
+    train(
+        model,
+        data,
+        optimizer=trial.optimizer,
+        learning_rate=trial.learning_rate,
+        steps=trial.steps,
+        batch_size=trial.batch_size,
+        seed=trial.seed,
+        every=trial.every,
+        on_row=look,
+    )
+    return [*out, {"step": trial.steps, "way": ALONE, "moved": alone(model, data)}]
+
+
+def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
+    """The default momentum (the headline), others, one example, and test examples' own."""
+    out: list[Verdict] = []
+    for network in dict.fromkeys(row["activation"] for row in rows):
+        out += _network([row for row in rows if row["activation"] == network], label(network))
+    return out
+
+
+def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
+    steps = max(row["step"] for row in rows)
+    seeds = list(by_seed(rows).values())
+
+    def lost(metric: str, claim: str, note: str = "", **way: Any) -> Verdict:
+        values = [_lost(mine, steps, **way) for mine in seeds]
+        marks = Marks(none=WORSE, claimed=AS_GOOD, unit="points")
+        return judge(NAME, f"{metric}, {name}", claim, values, note=note, **marks)
+
+    def kept(momentum: float) -> str:
+        begun, batches = 100 * (1 - momentum) ** steps, (2 - momentum) / momentum
+        return (
+            f"After {steps} steps it averages about {batches:.3g} mini-batches, and where it began "
+            f"weighs {begun:.2g} %."
+        )
+
+    return [
+        lost(
+            f"momentum {DEFAULT:g}",
+            f"Running averages of momentum {DEFAULT:g} are as good at test time as population "
+            "statistics.",
+            kept(DEFAULT),
+            momentum=DEFAULT,
+        ),
+        judge(
+            NAME,
+            f"one example, {name}",
+            "One example alone is answered as it is among others.",
+            [_moved(mine) for mine in seeds],
+            none=SEEN,
+            claimed=ROUNDED,
+            unit="σ",
+            note="The largest change of a logit, in standard deviations of the logits.",
+        ),
+        *(
+            lost(
+                f"momentum {momentum:g}",
+                f"Running averages of momentum {momentum:g} are as good too.",
+                kept(momentum),
+                momentum=momentum,
+            )
+            for momentum in MOMENTA
+            if momentum != DEFAULT
+        ),
+        lost(
+            f"{OF_TEST} test examples",
+            f"The statistics of each {OF_TEST} test examples themselves are as good too.",
+            "Answers depend on which examples come together then.",
+            size=OF_TEST,
+        ),
+    ]
+
+
+def _lost(rows: list[dict[str, Any]], step: int, **way: Any) -> float | None:
+    """Points of accuracy less than with population statistics."""
+    found = {
+        population: row.get("accuracy")
+        for row in rows
+        if row["step"] == step
+        for population in (row["way"] == POPULATION,)
+        if population or all(row.get(name) == value for name, value in way.items())
+    }
+    right, ours = found.get(True), found.get(False)
+    return None if right is None or ours is None else 100 * (right - ours)
+
+
+def _moved(rows: list[dict[str, Any]]) -> float | None:
+    return next((row.get("moved") for row in rows if row["way"] == ALONE), None)
+
+
+def charts(rows: list[dict[str, Any]]) -> "dict[str, alt.LayerChart]":
+    """Accuracy over training by momentum, and over the size of test mini-batches."""
+    from batchnorm.charts import curves, sweep
+
+    out: dict[str, alt.LayerChart] = {}
+    for network in dict.fromkeys(row["activation"] for row in rows):
+        mine = [row for row in rows if row["activation"] == network and row["way"] != ALONE]
+        noun = phrase(network).removeprefix("the ")
+        out[f"momenta-{network}"] = curves(
+            [row | {"arm": _arm(row)} for row in mine if row["way"] != EXAMPLES],
+            "step",
+            "accuracy",
+            y_title="test accuracy",
+            title=f"With running averages of several momenta, {noun}",
+        )
+        last = max(row["step"] for row in mine)
+        sizes = [row for row in mine if row["step"] == last and row["way"] == EXAMPLES]
+        right = [row for row in mine if row["step"] == last and row["way"] == POPULATION]
+        out[f"sizes-{network}"] = sweep(
+            [row | {"arm": EXAMPLES} for row in sizes]
+            + [row | {"arm": POPULATION, "size": size} for row in right for size in SIZES],
+            "size",
+            "accuracy",
+            x_title="test examples normalized together",
+            y_title="test accuracy",
+            title=f"With statistics of the test examples themselves, {noun}",
+        )
+    return out
+
+
+def _arm(row: dict[str, Any]) -> str:
+    return f"momentum {row['momentum']:g}" if row["way"] == AVERAGES else row["way"]
