@@ -14,6 +14,7 @@ STUDIES = (
     "bias",
     "initialization",
     "depth",
+    "new_domain",
     "test_time",
 )
 SCALES = ("quick", "full")

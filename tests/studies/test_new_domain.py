@@ -1,0 +1,131 @@
+"""The study of L14's black cats: real rows, rows made up for each verdict, and a faulty layer."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from batchnorm.layers import BatchNorm1d
+from batchnorm.studies import new_domain as study
+from batchnorm.studies._domains import DOMAINS, seen_in
+from batchnorm.studies._recovery import ALONE, ANEW, AS_TRAINED, CLEAN, SIZES, SKEWED, WITH_PRIOR
+from batchnorm.studies._trial import Setup
+
+
+def small(trial):
+    return replace(trial, data="digits8x8", steps=60, every=60)
+
+
+def rows_of(trial):
+    flat = {**asdict(trial), **dict(trial.options), "key": trial.key("")}
+    return [{**flat, **row} for row in trial.run()]
+
+
+def real(seeds=3):
+    trials = [t for t in study.trials(Setup()) if t.activation == "relu" and t.seed < seeds]
+    return [row for trial in map(small, trials) for row in rows_of(trial)]
+
+
+def made(trained=0.4, anew=0.8, plain=0.3, skewed=0.8, few=0.9, seeds=3):
+    for seed in range(seeds):
+        for batch_norm in (False, True):
+            row = {"activation": "relu", "seed": seed, "batch_norm": batch_norm}
+            yield row | {"domain": CLEAN, "way": AS_TRAINED, "accuracy": 0.9}
+            for domain in DOMAINS:
+                row |= {"domain": domain}
+                as_trained = trained if batch_norm else plain
+                yield row | {"way": AS_TRAINED, "accuracy": as_trained}
+                for size in SIZES if batch_norm else ():
+                    new = row | {"way": ANEW, "size": size, "accuracy": anew}
+                    yield new | {"old": ALONE}
+                    yield new | {"old": WITH_PRIOR}
+            if batch_norm:
+                row |= {"domain": CLEAN, "size": 32, "old": ALONE}
+                yield row | {"way": SKEWED, "accuracy": skewed}
+                yield row | {"way": ANEW, "accuracy": few}
+
+
+def words(rows):
+    return {v.metric.rpartition(",")[0]: v.verdict for v in study.measure(list(rows))}
+
+
+def test_trials_are_both_arms_over_paired_seeds():
+    trials = study.trials(Setup())
+    normed = {t for t in trials if t.batch_norm}
+    assert {replace(t, batch_norm=False) for t in normed} == set(trials) - normed
+    assert len(normed) == 3 * len({t.activation for t in trials})
+
+
+def test_data_that_are_no_images_are_refused_with_the_reason():
+    reason = study.trials(Setup(data="breast_cancer"))
+    assert reason.startswith("data 'breast_cancer' has examples of shape (30,): images")
+
+
+def test_real_rows_repeat_and_fit():
+    trial = small(study.trials(Setup())[-1])
+    assert rows_of(trial) == rows_of(trial)
+    rows = real()
+    json.dumps(rows, allow_nan=False)
+    found = words(rows)
+    assert found["recovered, brightened"] == "supported"
+    alone = [r for r in rows if r.get("size") == 1 and r["old"] == ALONE]
+    assert {r["accuracy"] for r in alone} == {None}, "one example has no variance"
+    for chart in study.charts(rows).values():
+        chart.to_dict()
+
+
+def test_domains():
+    x = torch.rand(4, 1, 8, 8)
+    for domain in DOMAINS:
+        new = seen_in(domain, x, (0.0, 1.0), 3)
+        assert new.shape == x.shape
+        assert not torch.allclose(new, x)
+        assert torch.equal(new, seen_in(domain, x, (0.0, 1.0), 3))
+    flat = torch.full((1, 2, 5, 5), 0.7)
+    torch.testing.assert_close(seen_in("blurred", flat, (0.0, 1.0), 0), flat)
+    with pytest.raises(ValueError, match="no domain 'rotated': expected one of inverted, dimmed"):
+        seen_in("rotated", x, (0.0, 1.0), 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "metric", "word"),
+    [
+        ({}, "recovered, 512 images", "supported"),
+        ({"anew": 0.6}, "recovered, 512 images", "not supported"),
+        ({"anew": 0.2}, "recovered, 512 images", "contradicted"),
+        ({"anew": None}, "recovered, 512 images", "inconclusive"),
+        ({"trained": 0.9}, "recovered, inverted", "inconclusive"),
+        ({}, "shielded", "supported"),
+        ({"plain": 0.39}, "shielded", "not supported"),
+        ({"plain": 0.6}, "shielded", "contradicted"),
+        ({}, "statistics of two classes", "contradicted"),
+        ({"skewed": 0.9}, "statistics of two classes", "supported"),
+        ({"few": 0.89}, "statistics of few images", "not supported"),
+    ],
+)
+def test_each_verdict_can_come_out(values, metric, word):
+    assert words(made(**values))[metric] == word
+
+
+def test_seeds_that_disagree_and_one_that_is_lost():
+    rows = [r for seed in range(3) for r in made(anew=0.8 - 0.3 * (seed == 0)) if r["seed"] == seed]
+    assert words(rows)["recovered, 512 images"] == "inconclusive"
+    rows = [r | ({"accuracy": None} if r["seed"] == 0 else {}) for r in made()]
+    headline = study.measure(rows)[0]
+    assert headline.caution == "1 of 3 seeds gave no number, and are left out."
+
+
+def test_a_batch_norm_without_statistics_recovers_nothing(monkeypatch):
+    def faulty(self, input, **options):
+        return self.weight * input + self.bias
+
+    monkeypatch.setattr(BatchNorm1d, "forward", faulty)
+    found = {v.metric.rpartition(",")[0]: v for v in study.measure(real())}
+    assert found["recovered, dimmed"].value in (0, None)
+    assert found["recovered, dimmed"].verdict in ("not supported", "inconclusive")
+
+
+def test_a_network_that_has_learned_nothing_has_nothing_to_lose():
+    rows = [r | ({} if r["batch_norm"] else {"accuracy": 0.1}) for r in made()]
+    assert words(rows)["shielded"] == "inconclusive"
