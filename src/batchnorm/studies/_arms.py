@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from batchnorm.data import Data
 from batchnorm.surgery import Changes, insert, is_batch_norm, remove
+from batchnorm.surgery.insert import Placement
 
 
 def normed(name: str, model: nn.Module, data: Data) -> nn.Module:
@@ -14,7 +15,16 @@ def normed(name: str, model: nn.Module, data: Data) -> nn.Module:
     """
     if any(map(is_batch_norm, model.modules())):
         return model
-    changes = _inserted(name, model, data)
+    return placed(name, model, data, "before")
+
+
+def placed(name: str, model: nn.Module, data: Data, placement: Placement) -> nn.Module:
+    """The network, which has no batch norm, with batch norm put before its activations or after.
+
+    Raises:
+        ValueError: batch norm finds no place in it, or the result does not run.
+    """
+    changes = _inserted(name, model, data, placement)
     if not changes.changed:
         raise ValueError(_no_place(name, changes))
     return changes.model
@@ -53,9 +63,9 @@ def why_not(name: str, model: nn.Module, data: Data) -> str | None:
     return None if changes.changed else _no_place(name, changes)
 
 
-def _inserted(name: str, model: nn.Module, data: Data) -> Changes:
+def _inserted(name: str, model: nn.Module, data: Data, placement: Placement = "before") -> Changes:
     try:
-        return insert(model, example=_example(model, data))
+        return insert(model, placement, example=_example(model, data))
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"batch norm cannot be put into {name!r}: {error}") from error
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from batchnorm.data import Data, load
 from batchnorm.studies._network import build
@@ -123,8 +124,13 @@ class Trial:
 
 def trained(trial: Trial, data: Data) -> list[Row]:
     """The trial's network, built from its seed and trained."""
+    return descended(trial, build(trial, data), data)
+
+
+def descended(trial: Trial, model: nn.Module, data: Data) -> list[Row]:
+    """A network of a study's own, trained as the trial says."""
     return train(
-        build(trial, data),
+        model,
         data,
         optimizer=trial.optimizer,
         learning_rate=trial.learning_rate,
