@@ -9,5 +9,6 @@ from batchnorm.charts.bars import intervals as intervals
 from batchnorm.charts.files import pictures as pictures
 from batchnorm.charts.files import rows_of as rows_of
 from batchnorm.charts.files import table as table
+from batchnorm.charts.halves import halves as halves
 from batchnorm.charts.lines import curves as curves
 from batchnorm.charts.lines import sweep as sweep

@@ -1,0 +1,54 @@
+"""Distributions back to back, with a slider: what the specification holds."""
+
+import pytest
+
+from batchnorm.charts import halves
+
+
+def rows(layers=("1", "2"), steps=(0, 10, 20)):
+    return [
+        {"arm": arm, "layer": layer, "step": step, "counts": [1, 2, 1], "ends": [-1.0, 2.0 + step]}
+        for arm in ("without", "with batch norm")
+        for layer in layers
+        for step in steps
+    ]
+
+
+def test_a_slider_and_a_menu_of_the_browsers_own():
+    spec = halves(rows(), title="Values").to_dict()
+    slider, menu = spec["params"]
+    assert slider["bind"] == {
+        "input": "range", "min": 0, "max": 20, "step": 10, "name": "step of training "
+    }  # fmt: skip
+    assert slider["value"] == 20
+    assert (menu["value"], menu["bind"]["options"]) == ("2", ["1", "2"])
+    assert len(halves(rows(layers=("1",))).to_dict()["params"]) == 1
+
+
+def test_those_who_do_not_see_it_are_told():
+    text = halves(rows(layers=("1",)), title="Values").to_dict()["description"]
+    assert "layer 1, without: values from -1 to 2 at step 0, -1 to 22 at step 20" in text
+
+
+def test_every_layer_of_marks_has_its_place_and_its_filter():
+    spec = halves(rows()).to_dict()
+    assert len(spec["layer"]) == 3
+    filters = [[t.get("filter") for t in one["transform"]] for one in spec["layer"]]
+    assert all("datum.layer === layer" in one for one in filters)
+    assert sum("datum.step === step" in one for one in filters) == 2
+    assert sum("datum.step === 0" in one for one in filters) == 1
+    (data,) = spec["datasets"].values()
+    assert data[0]["value"] == [-1.5, -0.5, 0.5, 1.5, 2.5]
+    assert data[0]["share"] == [0, 0.475, 0.95, 0.475, 0]
+
+
+def test_it_draws_in_vega():
+    import vl_convert
+
+    svg = vl_convert.vegalite_to_svg(halves(rows()).properties(width=300).to_dict())
+    assert svg.count("<path") > 4
+
+
+def test_rows_that_lack_a_field():
+    with pytest.raises(ValueError, match="a row has no field 'counts' to draw"):
+        halves([{"arm": "without", "layer": "1", "step": 0}])
