@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "depth"
 LECTURE = "L13"
-TITLE = "Batch norm lets you train very deep networks, of some kinds"
+TITLE = "Batch norm lets you train very deep networks"
 CLAIM = (
     "Batch norm lets you train even very deep networks: the activations cannot explode or vanish "
     "from layer to layer."

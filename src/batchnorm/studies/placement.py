@@ -53,7 +53,7 @@ BEFORE, AFTER = "before the activation", "after the activation"
 BETTER = 1.0  # point of accuracy: less decides nothing in practice
 MORE_GAUSSIAN = math.log10(1.5)  # times less skewed: less would not be seen in a histogram
 EXAMPLES = 512
-SHAPES = {"skewness": "symmetric", "kurtosis": "like a Gaussian in their tails"}
+SHAPES = {"skewness": "symmetric", "kurtosis": "like a Gaussian in its tails"}
 
 Rows = list[dict[str, Any]]
 
