@@ -26,6 +26,7 @@ def check(
     residual: Tensor | None,
     axis: int,
     one_value: str,
+    group: str = "",
 ) -> None:
     """Check the arguments of `batch_norm`, x's channels being on axis 1 by now."""
     if x.dtype not in _DTYPES or x.layout != torch.strided or x.is_nested:
@@ -45,7 +46,7 @@ def check(
     if residual is not None:
         _check_residual(x, residual, axis)
     if training:
-        if one_value == "raise":
+        if one_value == "raise" and not group:  # of a group all ranks together are judged
             _check_several(x, axis)
     elif running_mean is None or running_var is None:
         missing = "running_mean" if running_mean is None else "running_var"
@@ -122,6 +123,7 @@ def check_small(
     renorm: tuple[float, float] | None,
     running_mean: Tensor | None,
     running_var: Tensor | None,
+    group: str = "",
 ) -> None:
     """Check the options for small batches, which may need running statistics."""
     if one_value not in ONE_VALUE:
@@ -130,6 +132,11 @@ def check_small(
         raise ValueError(
             f"ghost_size={ghost_size}; expected None or how many examples are normalized "
             f"together, such as 32"
+        )
+    if ghost_size is not None and group:
+        raise ValueError(
+            f"ghost_size={ghost_size} with process_group, which is either smaller groups than this "
+            f"process's batch or a larger one; expected one of the two to be None"
         )
     if renorm is not None and not (renorm[0] >= 1 and renorm[1] >= 0):
         raise ValueError(

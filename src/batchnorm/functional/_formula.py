@@ -39,6 +39,11 @@ def _refuse_forward_over_forward() -> None:
         )
 
 
+def _nothing(ctx: Any) -> tuple[None, ...]:
+    """No gradient for the mask and the options."""
+    return (None,) * (1 + len(ctx.options))
+
+
 class _Forward(_SingleLevelFunction):
     """The operators `train` and, where moments are given, `normalize`."""
 
@@ -67,7 +72,7 @@ class _Forward(_SingleLevelFunction):
     def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
         dy = cotangents[0]
         if dy is None:
-            return (None,) * 10
+            return (None,) * len(ctx.needs_input_grad)
         x, moments, *tensors = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1:5]
         kept = wanted[3] and tensors[2] is not None
@@ -78,7 +83,7 @@ class _Forward(_SingleLevelFunction):
             to_residual = dy if tensors[3] is None else torch.where(tensors[3] > 0, dy, 0.0)
             to_residual = to_residual.to(ctx.residual_dtype)
         gradients = zip((*gradients, to_residual), wanted, strict=True)
-        return (None, *(g if want else None for g, want in gradients), *(None,) * 5)
+        return (None, *(g if want else None for g, want in gradients), *_nothing(ctx))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -126,9 +131,9 @@ class _Backward(_SingleLevelFunction):
         to_z = n.activation.curvature(n.z) * dy_inside * h
         to_x = n.invstd * n.p(n.weight * to_z + b * g)
         if not ctx.fixed:
-            through_std = n.share * n.xhat * n.total(g * qa)
-            through_sums = n.p(g) * n.total(n.share * a * n.xhat)
-            through_sums = through_sums + n.p(n.share * a) * n.total(g * n.xhat)
+            through_std = n.share * n.xhat * n.whole(g * qa)
+            through_sums = n.p(g) * n.whole(n.share * a * n.xhat)
+            through_sums = through_sums + n.p(n.share * a) * n.whole(g * n.xhat)
             to_x = to_x - n.weight * n.invstd.square() * (through_std + through_sums)
         to_weight = n.total(to_z * n.xhat + g * n.invstd * qa).flatten()
         results = (to_x, to_weight, n.total(to_z).flatten(), to_z)
@@ -137,7 +142,7 @@ class _Backward(_SingleLevelFunction):
             for t, v in zip((x, *tensors[:3]), results, strict=True)
         )
         to_dy = (n.slope * h).to(dy.dtype)
-        return (to_dy, to_x, *(None,) * 4, to_weight, to_bias, to_residual, *(None,) * 5)
+        return (to_dy, to_x, *(None,) * 4, to_weight, to_bias, to_residual, *_nothing(ctx))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -156,10 +161,10 @@ class _Backward(_SingleLevelFunction):
         if dweight is not None:
             moved = moved + n.channel(dweight) * n.p(g)
         if not ctx.fixed:
-            sums = dxhat * n.total(g * n.xhat) + n.xhat * n.total(g * dxhat)
+            sums = dxhat * n.whole(g * n.xhat) + n.xhat * n.whole(g * dxhat)
             moved = moved - n.weight * n.share * sums
             if dx is not None:
-                slower = n.invstd * n.total(n.share * n.inside(dx) * n.xhat)
+                slower = n.invstd * n.whole(n.share * n.inside(dx) * n.xhat)
                 moved = moved - n.weight * slower * n.p(g)
         results = (
             n.invstd * moved,

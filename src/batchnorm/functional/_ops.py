@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from batchnorm.functional import _running
+from batchnorm.functional import _running, _sync
 from batchnorm.kernels._activation import Activation
-from batchnorm.kernels._call import Call
+from batchnorm.kernels._call import Backend, Call
 from batchnorm.kernels._pick import pick
 from batchnorm.moments import widest
 
@@ -19,11 +19,13 @@ LIBRARY = torch.library.Library("batchnorm", "DEF")
 
 _CALL = (
     "Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mask, "
-    "float eps, int activation, float parameter, str backend"
+    "float eps, int activation, float parameter, str backend, str group=''"
 )
 
 LIBRARY.define(f"train(Tensor x, {_CALL}) -> (Tensor y, Tensor moments)")
-LIBRARY.define("statistics(Tensor x, Tensor? mask, Tensor? apart, str backend) -> Tensor")
+LIBRARY.define(
+    "statistics(Tensor x, Tensor? mask, Tensor? apart, str backend, str group='') -> Tensor"
+)
 LIBRARY.define(f"normalize(Tensor x, Tensor moments, {_CALL}) -> Tensor")
 LIBRARY.define(
     "backward(Tensor dy, Tensor x, Tensor moments, bool fixed, bool want_x, bool want_residual, "
@@ -35,30 +37,35 @@ LIBRARY.define(
 )
 
 CallArguments = tuple[
-    Tensor | None, Tensor | None, Tensor | None, Tensor | None, float, int, float, str
+    Tensor | None, Tensor | None, Tensor | None, Tensor | None, float, int, float, str, str
 ]
 
 
-def _unpack(x: Tensor, arguments: CallArguments) -> tuple[Call, str]:
-    weight, bias, residual, mask, eps, code, parameter, backend = arguments
+def _unpack(x: Tensor, arguments: CallArguments) -> tuple[Call, Backend, str]:
+    weight, bias, residual, mask, eps, code, parameter, backend, *last = arguments
     activation = Activation.from_code(code, parameter)
-    return Call(x, weight, bias, residual, mask, eps, activation), backend
+    call = Call(x, weight, bias, residual, mask, eps, activation)
+    group = last[0] if last else ""  # torch leaves out what equals the schema's default
+    with _sync.telling(group):
+        return call, pick(call, backend), group
 
 
 def _train(x: Tensor, *arguments: *CallArguments) -> tuple[Tensor, Tensor]:
-    call, backend = _unpack(x, arguments)
-    return pick(call, backend).forward(call)
+    call, backend, group = _unpack(x, arguments)
+    return _sync.forward(call, backend, group) if group else backend.forward(call)
 
 
-def _statistics(x: Tensor, mask: Tensor | None, apart: Tensor | None, backend: str) -> Tensor:
+def _statistics(
+    x: Tensor, mask: Tensor | None, apart: Tensor | None, backend: str, group: str = ""
+) -> Tensor:
     """Under vmap a mapped `apart` tells that members keep statistics of their own."""
-    call = Call(x, None, None, None, mask, 0.0, Activation())
-    return pick(call, backend).statistics(x, mask)
+    call, chosen, group = _unpack(x, (None, None, None, mask, 0.0, 0, 0.0, backend, group))
+    return _sync.statistics(call, chosen, group) if group else chosen.statistics(x, mask)
 
 
 def _normalize(x: Tensor, moments: Tensor, *arguments: *CallArguments) -> Tensor:
-    call, backend = _unpack(x, arguments)
-    return pick(call, backend).normalize(call, moments)
+    call, backend, _ = _unpack(x, arguments)
+    return backend.normalize(call, moments)
 
 
 def _backward(
@@ -71,8 +78,12 @@ def _backward(
     *arguments: *CallArguments,
 ) -> tuple[Tensor, ...]:
     """A gradient that was not asked for is an empty tensor: operators cannot return None."""
-    call, backend = _unpack(x, arguments)
-    gradients = pick(call, backend).backward(dy, call, moments, fixed, (want_x, want_residual))
+    call, backend, group = _unpack(x, arguments)
+    wanted = want_x, want_residual
+    if group and not fixed:
+        gradients = _sync.backward(dy, call, moments, wanted, backend, group)
+    else:
+        gradients = backend.backward(dy, call, moments, fixed, wanted)
     return tuple(x.new_empty(0) if g is None else g for g in gradients)
 
 

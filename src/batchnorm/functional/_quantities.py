@@ -22,6 +22,7 @@ from torch._C._functorch import (
     maybe_get_level,
 )
 
+from batchnorm.functional import _sync
 from batchnorm.kernels._activation import Activation
 from batchnorm.moments import mask_weight, per_channel
 
@@ -30,12 +31,13 @@ class Quantities:
     """The quantities of one call, from x and its moments."""
 
     def __init__(self, x: Tensor, moments: Tensor, fixed: bool, arguments: tuple[Any, ...]) -> None:
-        weight, bias, residual, mask, eps, code, parameter, _ = arguments
+        weight, bias, residual, mask, eps, code, parameter, _, *group = arguments
         if not fixed:
             _refuse_pooled(x, moments)
         self.wide = wide = moments.dtype
         self.shape_like = x
         self.fixed = fixed
+        self.group: str = group[0] if group else ""
         self.dims = [d for d in range(x.dim()) if d != 1]
         self.valid = None if mask is None else mask > 0
         x = self.inside(x.to(wide))
@@ -43,8 +45,8 @@ class Quantities:
         weights = 1.0 if mask is None else mask_weight(mask, wide)
         self.share = weights / torch.where(count > 0, count, 1.0)
         if not fixed:  # again, and not from moments, for derivatives of these derivatives
-            mean = self.total(self.share * x)
-            var = self.total(self.share * (x - mean).square())
+            mean = self.whole(self.share * x)
+            var = self.whole(self.share * (x - mean).square())
         self.invstd = (var + eps).rsqrt()
         self.xhat = self.inside((x - mean) * self.invstd)
         self.weight = torch.ones_like(mean) if weight is None else self.channel(weight)
@@ -70,18 +72,23 @@ class Quantities:
         """The sum over all but the channels."""
         return v.sum(self.dims, keepdim=True)
 
+    def whole(self, v: Tensor) -> Tensor:
+        """The sum over all values that share their statistics, those of other ranks included."""
+        own = self.total(v)
+        return _sync.total(own, self.group) if self.group else own
+
     def q(self, v: Tensor) -> Tensor:
         """The projection Q."""
         if self.fixed:
             return v
         u = v * self.share
-        return self.inside(v - self.total(u) - self.xhat * self.total(u * self.xhat))
+        return self.inside(v - self.whole(u) - self.xhat * self.whole(u * self.xhat))
 
     def p(self, v: Tensor) -> Tensor:
         """The projection P."""
         if self.fixed:
             return v
-        return v - self.share * (self.total(v) + self.xhat * self.total(v * self.xhat))
+        return v - self.share * (self.whole(v) + self.xhat * self.whole(v * self.xhat))
 
     def tangents(self, dx: Any, dweight: Any, dbias: Any, dresidual: Any) -> tuple[Tensor, Tensor]:
         """Of xhat and of z."""

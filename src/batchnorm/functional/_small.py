@@ -23,6 +23,7 @@ class Small(NamedTuple):
     one_value: str
     ghost_size: int | None
     renorm: tuple[float, float] | None
+    group: str = ""
 
 
 def batch_norm(call: Call, backend: str, running: Running, small: Small) -> Tensor:
@@ -55,7 +56,7 @@ class _Group(NamedTuple):
 
     def normalize(self) -> Tensor:
         if self.small.one_value != "raise":
-            if self.call.mask is not None:
+            if self.call.mask is not None or self.small.group:
                 return self._normalize_masked()
             if one_value_a_channel(self.call.x):
                 if self.small.one_value == "running":
@@ -65,7 +66,7 @@ class _Group(NamedTuple):
         return self._by(call, self.running, True)
 
     def _normalize_masked(self) -> Tensor:
-        """Only the mask's values know whether a channel has several."""
+        """Only the mask's values, or the other ranks, know whether a channel has several."""
         seen = self._statistics()
         several = seen[0] > 1
         call = self.call if self.small.renorm is None else self._renormalized(seen)
@@ -83,14 +84,16 @@ class _Group(NamedTuple):
         return unseen(*self.call[:5], *self.running[:4])
 
     def _by(self, call: Call, running: Running, training: bool) -> Tensor:
-        way = _direct if unseen(*call[:5], *running[:4]) else _dispatched
-        return way.batch_norm(call, self.backend, running, training)
+        group, one_value = self.small.group, self.small.one_value
+        if not group and unseen(*call[:5], *running[:4]):
+            return _direct.batch_norm(call, self.backend, running, training)
+        return _dispatched.batch_norm(call, self.backend, running, training, group, one_value)
 
     def _statistics(self) -> Tensor:
         call = self.call
-        if self._unseen():
+        if not self.small.group and self._unseen():
             return pick(call, self.backend).statistics(call.x.detach(), call.mask)
-        return _ops.statistics(call.x, call.mask, self.running.mean, self.backend)
+        return _ops.statistics(call.x, call.mask, self.running.mean, self.backend, self.small.group)
 
     def _fixed(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """The running statistics for each channel of each group."""

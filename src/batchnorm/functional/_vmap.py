@@ -83,7 +83,13 @@ def _train(info: Any, dims: Dims, x: Tensor, *arguments: Any) -> Any:
 
 
 def _statistics(
-    info: Any, dims: Dims, x: Tensor, mask: Tensor | None, apart: Tensor | None, backend: str
+    info: Any,
+    dims: Dims,
+    x: Tensor,
+    mask: Tensor | None,
+    apart: Tensor | None,
+    backend: str,
+    group: str = "",
 ) -> Any:
     size = info.batch_size
     if dims[2] is None:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
-from batchnorm.functional import _direct, _dispatched, _exported, _in_place, _ragged, _small
+from batchnorm.functional import (
+    _direct,
+    _dispatched,
+    _exported,
+    _group,
+    _in_place,
+    _ragged,
+    _small,
+    _sync,
+)
 from batchnorm.functional._check import (
     check,
     check_invertible,
@@ -17,6 +28,9 @@ from batchnorm.functional._small import Small
 from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def batch_norm(
@@ -42,6 +56,7 @@ def batch_norm(
     one_value: str = "raise",
     ghost_size: int | None = None,
     renorm: tuple[float, float] | None = None,
+    process_group: ProcessGroup | str | None = None,
 ) -> Tensor:
     r"""Batch normalization, with the argument order of `torch.nn.functional.batch_norm`.
 
@@ -80,7 +95,8 @@ def batch_norm(
             can be undone (identity, leaky_relu, elu). Fresh memory is used all the same where
             rounding the output would lose the input's digits (a weight near zero, a large bias
             over weight, a saturated ELU), where autograd holds x for another gradient, and under
-            compilation, transforms and modes; the logger "batchnorm" tells why at level INFO.
+            compilation, transforms and modes, and where statistics are merged over processes; the
+            logger "batchnorm" tells why at level INFO.
         update: whether this call moves the running statistics; None for as `training`. With
             ``training=False`` it normalizes with the running ones as they were, then moves them.
         skipped: an integer tensor that counts the batches which were kept out for being not finite.
@@ -99,6 +115,9 @@ def batch_norm(
             ``[1 / r_max, r_max]`` and ``d = (mu - mu_running) / sigma_running`` to
             ``[-d_max, d_max]``, constants to the gradient, from the running statistics as they were
             before this batch. ``(1, 0)`` is plain batch norm.
+        process_group: the processes that share their statistics: "world" for all, a group of
+            `torch.distributed.new_group`, or None for this one alone; see below. Not together with
+            `ghost_size`.
 
     Returns:
         A tensor of x's shape, dtype and memory layout; x itself where it was overwritten.
@@ -107,9 +126,13 @@ def batch_norm(
         ValueError: shapes that do not fit, ``eps <= 0``, one value per channel in training, no
             running statistics in evaluation, an unknown activation or backend, a named backend
             that refuses the call, a mask that leaves nothing, inplace with an activation that
-            cannot be undone, or options for small batches that are unknown or need running
-            statistics.
-        TypeError: x is not a floating tensor, or the activation module has no fused form.
+            cannot be undone, options for small batches that are unknown or need running
+            statistics, or a process group that this process does not belong to.
+        TypeError: x is not a floating tensor, or the activation module has no fused form, or
+            process_group is no group.
+        RuntimeError: another rank of the group died, refuses its input, has other channels or is
+            at another point of its program; export with a process group.
+        NotImplementedError: `torch.vmap` with a process group.
 
     Example:
         >>> import torch
@@ -121,6 +144,17 @@ def batch_norm(
     Under `torch.export`, and in evaluation under `torch.compile`, the graph holds torch's own
     operators, with torch's limits: what is exported in training does not keep a spoiled batch out
     of the running statistics.
+
+    With `process_group` the moments of all its ranks are gathered and merged by their exact
+    counts, so that each rank normalizes with the same bits, and so are the sums of the backward
+    pass: one exchange each, and none where no statistics of the batch are needed. Every rank makes
+    each call and its backward pass, in the same order: one that has run out of data with an empty
+    batch, ``x[:0]``, and one whose output takes part in no loss by adding ``0 * y.sum()`` to it.
+    Whether there is one value per channel, and whether the batch is finite, is judged on all ranks
+    together. Gradients of `weight` and `bias` are those of this rank's share, which
+    DistributedDataParallel brings together. Where torch.distributed is not initialized, "world" is
+    this process alone. On CUDA the host looks at what others sent only when a number of channels
+    comes for the first time; a rank that deviates later spoils the others' output with NaN.
 
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
     """
@@ -140,29 +174,60 @@ def batch_norm(
             one_value=one_value,
             ghost_size=ghost_size,
             renorm=renorm,
+            process_group=process_group,
         )
-    f = Activation.parse(activation)
-    given = x
-    channels_first = axis in (1, 1 - x.dim())
-    if not channels_first:
-        x = _channels_to_front(x, axis)
-        residual = None if residual is None else _channels_to_front(residual, axis)
-    check(x, running_mean, running_var, weight, bias, training, eps, residual, axis, one_value)
-    tracked = running_mean is not None or running_var is not None
-    moves = tracked and (training if update is None else update)
-    if tracked:
-        check_momentum(momentum, num_batches_tracked, moves, bias_correction)
-    mask = None if mask is None else position_mask(mask, x, axis, training)
-    if inplace:
-        check_invertible(f)
-    call = Call(x, weight, bias, residual, mask, eps, f)
-    running = Running(
-        running_mean, running_var, num_batches_tracked, skipped, momentum, bias_correction, moves
-    )
+    group = ""
+    if process_group is not None and (training or update):
+        group = _group.name_of(process_group)
+    try:
+        f = Activation.parse(activation)
+        given = x
+        channels_first = axis in (1, 1 - x.dim())
+        if not channels_first:
+            x = _channels_to_front(x, axis)
+            residual = None if residual is None else _channels_to_front(residual, axis)
+        check(
+            x,
+            running_mean,
+            running_var,
+            weight,
+            bias,
+            training,
+            eps,
+            residual,
+            axis,
+            one_value,
+            group,
+        )
+        tracked = running_mean is not None or running_var is not None
+        moves = tracked and (training if update is None else update)
+        if tracked:
+            check_momentum(momentum, num_batches_tracked, moves, bias_correction)
+        mask = None if mask is None else position_mask(mask, x, axis, training and not group)
+        if inplace:
+            check_invertible(f)
+        call = Call(x, weight, bias, residual, mask, eps, f)
+        running = Running(
+            running_mean,
+            running_var,
+            num_batches_tracked,
+            skipped,
+            momentum,
+            bias_correction,
+            moves,
+        )
+        small = training and (one_value != "raise" or ghost_size is not None or renorm is not None)
+        if small:
+            check_small(one_value, ghost_size, renorm, running_mean, running_var, group)
+    except Exception:
+        _sync.refuse(group)
+        raise
     y = None
-    if training and (one_value != "raise" or ghost_size is not None or renorm is not None):
-        check_small(one_value, ghost_size, renorm, running_mean, running_var)
-        y = _small.batch_norm(call, backend or "", running, Small(one_value, ghost_size, renorm))
+    if small:
+        options = Small(one_value, ghost_size, renorm, group)
+        y = _small.batch_norm(call, backend or "", running, options)
+    elif group:
+        y = _dispatched.batch_norm(call, backend or "", running, training, group)
     elif backend is None and _exported.wanted(call, running, training):
         y = _exported.batch_norm(call, running, training)
     elif not unseen(x, weight, bias, residual, mask, *running[:4]):
