@@ -21,7 +21,7 @@ from batchnorm.functional._group import described, limit
 REFUSED, FORWARD, BACKWARD, FURTHER = range(4)
 _PASSES = ("the refusal", "the forward pass", "the backward pass", "a second derivative")
 _ROWS = (0, 3, 2, 1)  # numbers for each channel
-_ROOM = 3 * 1024  # numbers that a message takes at first: as quick as a tenth of them
+_ROOM = 3 * 512  # numbers that every message takes: as quick as a tenth of them
 
 
 class _About(NamedTuple):
@@ -53,7 +53,7 @@ class _History:
         self.agreed: set[_About] = set()
 
     def room(self) -> int:
-        return self.following.get(self.last, _ROOM)
+        return max(self.following.get(self.last, 0), _ROOM)
 
     def note(self, length: int) -> None:
         self.following[self.last] = max(self.following.get(self.last, 0), length)

@@ -179,6 +179,24 @@ class _Backward(_SingleLevelFunction):
         )
 
 
+class _Total(_SingleLevelFunction):
+    """The operator `total`; all ranks' copies of the sum send their cotangents back to each."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: str) -> Tensor:
+        ctx.group = group
+        return _below_autograd(_ops.total, values, group)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
+        return _ops.total(cotangents[0], ctx.group), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        _refuse_forward_over_forward()
+        return _ops.total(tangents[0], ctx.group)
+
+
 def _apply(function: Any, op: Any, op_arguments: tuple[Any, ...], *arguments: Any) -> Any:
     """Through `function` where a derivative may be asked for, else straight to the operator."""
     if torch._C._are_functorch_transforms_active():
@@ -202,6 +220,10 @@ def _backward(*arguments: Any) -> Any:
     return _apply(_Backward, _ops.backward, arguments, *arguments)
 
 
+def _total(*arguments: Any) -> Tensor:
+    return _apply(_Total, _ops.total, arguments, *arguments)
+
+
 def _statistics(*arguments: Any) -> Tensor:
     with torch._C._AutoDispatchBelowAutograd():
         return _ops.statistics(*arguments)
@@ -217,6 +239,7 @@ for _name, _function in (
     ("statistics", _statistics),
     ("normalize", _normalize),
     ("backward", _backward),
+    ("total", _total),
     ("update_running_", _update_running),
 ):
     _ops.LIBRARY.impl(_name, _function, "Autograd")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,21 +45,23 @@ def _refuse_transforms() -> None:
 
 
 def _name(process_group: Any) -> str:
-    if isinstance(process_group, str):
-        if process_group != WORLD:
-            raise ValueError(
-                f"process_group={process_group!r} is not known; expected None, 'world' for all "
-                f"processes, or a group of torch.distributed.new_group(...)"
-            )
-        if torch.compiler.is_dynamo_compiling():  # looked up when the graph runs
-            return WORLD
-        return WORLD if found(WORLD) is not None else ""
     check(process_group)
-    return "" if process_group.size() == 1 else process_group.group_name
+    if torch.compiler.is_dynamo_compiling():  # looked up when the graph runs
+        return WORLD if isinstance(process_group, str) else process_group.group_name
+    if not isinstance(process_group, str):
+        return "" if process_group.size() == 1 else process_group.group_name
+    return WORLD if found(WORLD) is not None else ""
 
 
 def check(process_group: Any) -> None:
-    """Check that this is a living group of this process."""
+    """Check that this is "world" or a living group of this process."""
+    if isinstance(process_group, str):
+        if process_group == WORLD:
+            return
+        raise ValueError(
+            f"process_group={process_group!r} is not known; expected None, 'world' for all "
+            f"processes, or a group of torch.distributed.new_group(...)"
+        )
     if dist.is_available():
         outside = dist.GroupMember.NON_GROUP_MEMBER
         if isinstance(process_group, type(outside)) and process_group == outside:
@@ -68,12 +72,47 @@ def check(process_group: Any) -> None:
                 "as torch.distributed.new_subgroups() does, or process_group=None"
             )
         if isinstance(process_group, dist.ProcessGroup):
-            found(process_group.group_name)
+            if not torch.compiler.is_dynamo_compiling():
+                found(process_group.group_name)
             return
+    if isinstance(process_group, Elsewhere):
+        raise ValueError(
+            f"process_group is that of another run (named {process_group.name!r}, of ranks "
+            f"{list(process_group.ranks)}), from which the layer was loaded; give it one of this "
+            f"run, layer.process_group = 'world', or None"
+        )
     raise TypeError(
         f"process_group is a {type(process_group).__name__}; expected None for no merging, "
         f"'world' for all processes, or a group of torch.distributed.new_group(...)"
     )
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A group as a pickle remembers it."""
+
+    name: str
+    ranks: tuple[int, ...]
+
+
+def remembered(process_group: Any) -> Any:
+    """What can be pickled of a layer's group."""
+    if not (dist.is_available() and isinstance(process_group, dist.ProcessGroup)):
+        return process_group
+    ranks: list[int] = []
+    with suppress(KeyError, RuntimeError):  # destroyed meanwhile
+        ranks = dist.get_process_group_ranks(process_group)
+    return Elsewhere(process_group.group_name, tuple(ranks))
+
+
+def recalled(kept: Any) -> Any:
+    """The group of this process that was remembered; where there is none, what was."""
+    if isinstance(kept, Elsewhere) and dist.is_available() and dist.is_initialized():
+        with suppress(LookupError, RuntimeError):
+            group: Any = _resolve(kept.name)
+            if tuple(dist.get_process_group_ranks(group)) == kept.ranks:
+                return group
+    return kept
 
 
 def found(name: str) -> Any:

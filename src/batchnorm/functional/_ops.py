@@ -31,6 +31,7 @@ LIBRARY.define(
     "backward(Tensor dy, Tensor x, Tensor moments, bool fixed, bool want_x, bool want_residual, "
     f"{_CALL}) -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dresidual)"
 )
+LIBRARY.define("total(Tensor values, str group) -> Tensor")
 LIBRARY.define(
     "update_running_(Tensor(a!)? mean, Tensor(b!)? var, Tensor(c!)? batches, "
     "Tensor(d!)? skipped, Tensor moments, float? momentum, bool bias_correction) -> ()"
@@ -118,6 +119,10 @@ def _fake_backward(
     )
 
 
+def _fake_total(values: Tensor, group: str) -> Tensor:
+    return torch.empty_like(values)
+
+
 def _fake_update_running_(*_: object) -> None:
     return None
 
@@ -127,6 +132,7 @@ for _name, _kernel, _fake in (
     ("statistics", _statistics, _fake_statistics),
     ("normalize", _normalize, _fake_normalize),
     ("backward", _backward, _fake_backward),
+    ("total", _sync.total, _fake_total),
     ("update_running_", _running.update, _fake_update_running_),
 ):
     LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
@@ -136,4 +142,5 @@ train = torch.ops.batchnorm.train.default
 statistics = torch.ops.batchnorm.statistics.default
 normalize = torch.ops.batchnorm.normalize.default
 backward = torch.ops.batchnorm.backward.default
+total = torch.ops.batchnorm.total.default
 update_running_ = torch.ops.batchnorm.update_running_.default

@@ -22,7 +22,7 @@ from torch._C._functorch import (
     maybe_get_level,
 )
 
-from batchnorm.functional import _sync
+from batchnorm.functional import _ops
 from batchnorm.kernels._activation import Activation
 from batchnorm.moments import mask_weight, per_channel
 
@@ -75,7 +75,7 @@ class Quantities:
     def whole(self, v: Tensor) -> Tensor:
         """The sum over all values that share their statistics, those of other ranks included."""
         own = self.total(v)
-        return _sync.total(own, self.group) if self.group else own
+        return _ops.total(own, self.group) if self.group else own
 
     def q(self, v: Tensor) -> Tensor:
         """The projection Q."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,38 +96,9 @@ def refuse(name: str) -> None:
 
 
 def total(values: Tensor, name: str) -> Tensor:
-    """One value for each channel, summed over all ranks; differentiable to any order."""
-    function: Any = _Total
-    return function.apply(values, name)
-
-
-class _Total(torch.autograd.Function):
-    """The sum over ranks, whose transpose is the sum of what comes back to all of its copies."""
-
-    @staticmethod
-    def forward(values: Tensor, name: str) -> Tensor:
-        group = found(name)
-        if group is None:
-            return values.clone()
-        parts = _exchange.exchange(values.reshape(1, -1), _exchange.FURTHER, group)
-        return parts.sum(0).view_as(values)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.name = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> Any:
-        return total(cotangents[0], ctx.name), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        return total(tangents[0], ctx.name)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *_: Any) -> Any:
-        raise NotImplementedError(
-            "batch norm with process_group under vmap around forward-mode or second derivatives "
-            "(jacfwd, hessian) is not supported; differentiate without vmap, or use "
-            "process_group=None"
-        )
+    """One value for each channel, summed over all ranks."""
+    group = found(name)
+    if group is None:
+        return values.clone()
+    parts = _exchange.exchange(values.reshape(1, -1), _exchange.FURTHER, group)
+    return parts.sum(0).view_as(values)

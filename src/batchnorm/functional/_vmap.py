@@ -171,6 +171,13 @@ def _backward_separately(size: int, dims: Dims, arguments: tuple[Any, ...]) -> A
     return tuple(results), tuple(out)
 
 
+def _total(*_: Any) -> Any:
+    raise NotImplementedError(
+        "batch norm with process_group under vmap around forward-mode or second derivatives "
+        "(jacfwd, hessian) is not supported; differentiate without vmap, or use process_group=None"
+    )
+
+
 def _update_running_(info: Any, dims: Dims, *arguments: Any) -> Any:
     """Each member of an ensemble updates its own; those that share one do so in turn."""
     for i in range(info.batch_size):
@@ -184,6 +191,7 @@ for _name, _rule in (
     ("statistics", _statistics),
     ("normalize", _normalize),
     ("backward", _backward),
+    ("total", _total),
     ("update_running_", _update_running_),
 ):
     torch.library.register_vmap(f"batchnorm::{_name}", _rule, lib=_ops.LIBRARY)

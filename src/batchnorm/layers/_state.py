@@ -12,18 +12,26 @@ from torch.nn import init
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.rnn import PackedSequence
 
-from batchnorm.functional import batch_norm
+from batchnorm.functional import _group, _sync, batch_norm
 from batchnorm.kernels._activation import Activation
 from batchnorm.layers._buffers import keep, place_count, widen
 from batchnorm.layers._foreign import Refusal, called
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
     from batchnorm.layers._masked import Ambient
 
 Input = TypeVar("Input", Tensor, PackedSequence)
 _COUNT = "num_batches_tracked"
 STATISTICS = ("auto", "batch", "running")
-OWN = {"axis": 1, "bias_correction": False, "statistics": "auto", "update": True}
+OWN = {
+    "axis": 1,
+    "bias_correction": False,
+    "process_group": None,
+    "statistics": "auto",
+    "update": True,
+}
 
 
 class Layer(_NormBase):
@@ -35,6 +43,7 @@ class Layer(_NormBase):
     update: bool = True
     _statistics: str = "auto"
     qconfig = Refusal()
+    process_group: ProcessGroup | str | _group.Elsewhere | None = None
     ambient: Ambient | None = None  # what `batchnorm.masked` puts around a block
 
     def __init__(
@@ -51,6 +60,7 @@ class Layer(_NormBase):
         bias: bool = True,
         axis: int = 1,
         bias_correction: bool = False,
+        process_group: ProcessGroup | str | None = None,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         if not weight:
@@ -58,6 +68,9 @@ class Layer(_NormBase):
         if not bias:
             self.register_parameter("bias", None)
         self.axis = axis
+        if process_group is not None:
+            _group.check(process_group)
+            self.process_group = process_group
         self.bias_correction = bias_correction
         counts = torch.zeros((), dtype=torch.int64, device=device) if track_running_stats else None
         self.register_buffer("skipped", counts, persistent=False)
@@ -105,6 +118,14 @@ class Layer(_NormBase):
             if parameter is not None:
                 fill(parameter)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or pickle remembers a group by its name and its ranks."""
+        return {**self.__dict__, "process_group": _group.remembered(self.process_group)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.process_group = _group.recalled(self.process_group)
+
     def _normalize(
         self,
         input: Input,
@@ -144,6 +165,7 @@ class Layer(_NormBase):
             update=moves,
             skipped=skipped if moves else None,
             bias_correction=self.bias_correction,
+            process_group=self.process_group if self.training and (batch or moves) else None,
         )
 
     def _state(self) -> tuple[Tensor | None, ...]:
@@ -174,6 +196,8 @@ def layer_batch_norm(x: Input, ranks: tuple[int, ...], *arguments: Any, **option
     if isinstance(x, PackedSequence):
         return _packed(x, *arguments, **options)
     if x.dim() not in ranks:
+        if options["process_group"] is not None:
+            _sync.refuse(_group.name_of(options["process_group"]))
         wanted = " or ".join(f"{rank}D" for rank in ranks)
         raise ValueError(
             f"expected {wanted} input (got {x.dim()}D input of shape {tuple(x.shape)}); "

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from batchnorm.functional._check import check_invertible
 from batchnorm.kernels._activation import Activation
 from batchnorm.layers._state import Input, Layer
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class BatchNormAct1d(Layer):
@@ -57,6 +62,7 @@ class BatchNormAct1d(Layer):
         bias: bool = True,
         axis: int = 1,
         bias_correction: bool = False,
+        process_group: ProcessGroup | str | None = None,
         inplace: bool = False,
     ) -> None:
         super().__init__(
@@ -71,6 +77,7 @@ class BatchNormAct1d(Layer):
             bias=bias,
             axis=axis,
             bias_correction=bias_correction,
+            process_group=process_group,
         )
         self.activation = Activation.parse(activation)
         self.inplace = inplace

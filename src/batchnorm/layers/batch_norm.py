@@ -31,6 +31,9 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
         axis: where the channels are; -1 for ``(N, L, C)``.
         bias_correction: running statistics that are right from the first step on, without a share
             of the zeros and ones that they start from.
+        process_group: the processes that share their statistics in training: "world" for all, a
+            group of `torch.distributed.new_group`, or None for this one alone. In evaluation a
+            layer talks to nobody. `batchnorm.functional.batch_norm` says what each rank must do.
 
     Attributes:
         statistics: which statistics normalize: "auto" for the batch's own in training and the
