@@ -74,5 +74,7 @@ def test_what_is_no_group():
         batch_norm(x, training=True, process_group="all")
     with pytest.raises(TypeError, match="process_group is a list; expected None for no merging"):
         BatchNorm1d(4, process_group=[0, 1])
-    with pytest.raises(ValueError, match=r"does not belong to .new_group\(\.\.\.\) gave it GroupMember"):
+    with pytest.raises(
+        ValueError, match=r"does not belong to .new_group\(\.\.\.\) gave it GroupMember"
+    ):
         BatchNorm1d(4, process_group=torch.distributed.GroupMember.NON_GROUP_MEMBER)
