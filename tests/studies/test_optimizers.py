@@ -45,6 +45,13 @@ def test_the_worst_optimizer_decides(gains, value, word):
     assert verdict.verdict == word
 
 
+def test_seeds_that_only_plain_gradient_descent_has_do_not_count():
+    fewer = [r for r in rows({}) if r["optimizer"] == "sgd" or r["seed"] < 3]
+    verdict = optimizers.measure(fewer)[0]
+    assert (verdict.value, verdict.verdict) == (pytest.approx(5), "supported")
+    assert "the range over 3 paired seeds" in verdict.interval
+
+
 def test_each_optimizer_has_a_race():
     found = {v.metric: v for v in optimizers.measure(rows({}))}
     words = ["plain gradient descent", "momentum", "RMSprop", "Adam"]
