@@ -16,9 +16,9 @@ STUDIES = (
     "optimizers",
     "initialization",
     "depth",
+    "shift",
     "new_domain",
     "test_time",
-    "shift",
 )
 SCALES = ("quick", "full")
 CROWD = 4  # processes a core: more would only wait for each other, and fill the memory
