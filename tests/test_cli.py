@@ -17,7 +17,7 @@ from rich.console import Console
 import batchnorm.studies
 from batchnorm.cli import run
 from batchnorm.screen import Watched, findings
-from batchnorm.studies import Progress, Run
+from batchnorm.studies import Plan, Progress, Run, Share
 from batchnorm.studies._trial import Trial
 from batchnorm.studies._verdict import Verdict
 
@@ -39,7 +39,8 @@ def called(monkeypatch):
     def study(names, *, on_progress, **options):
         calls.append({"names": names, **options})
         for done in range(4):
-            on_progress(Progress("trials", done, 3, 0, BEST if done else None))
+            best = BEST if done else None
+            on_progress(Progress("trials", done, 3, 0, best, 90.0 - 30 * done))
         on_progress(Progress("page", 0, 1, 0, BEST))
         return Run(Path("runs/study"), VERDICTS, titles=TITLES, trials=3)
 
@@ -53,9 +54,9 @@ def test_defaults_and_options_reach_the_function(called, capsys):
     assert run([*words, "--jobs", "3", "--out", "there", "--fresh"]) == 0
     assert called == [
         {"names": None, "model": None, "data": None, "scale": "quick", "jobs": None,
-         "out": Path("runs/study"), "fresh": False},
+         "out": Path("runs/study"), "fresh": False, "executor": None},
         {"names": ["speed"], "model": "m:f", "data": "CIFAR10", "scale": "full", "jobs": 3,
-         "out": Path("there"), "fresh": True},
+         "out": Path("there"), "fresh": True, "executor": None},
     ]  # fmt: skip
 
 
@@ -63,10 +64,10 @@ def test_without_a_terminal_there_are_plain_lines(called, capsys):
     assert run(["study"]) == 0
     shown = capsys.readouterr()
     assert "\x1b" not in shown.out + shown.err
-    assert shown.err.splitlines()[0] == "3 trials"
+    assert shown.err.splitlines()[0] == "3 trials, about 1:30"
     assert shown.err.splitlines()[1:] == [
-        "training 1/3, best validation accuracy 93.4 %",
-        "training 3/3, best validation accuracy 93.4 %",
+        "training 1/3, 1:00 left, best validation accuracy 93.4 %",
+        "training 3/3, 0:01 left, best validation accuracy 93.4 %",
         "drawing the page",
     ]
     out = shown.out.splitlines()
@@ -158,20 +159,98 @@ def test_everything_fits_the_terminal(width):
     assert "93.4 %" in text
 
 
-def test_the_time_left_is_that_of_the_pace_so_far(monkeypatch):
+def test_the_time_left_is_the_estimate_less_what_has_gone_by(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     watched = Watched(Console(file=StringIO()))
     watched(Progress("trials", 20, 120, 20))
     assert watched._left() == ""
-    clock[0] = 150.0  # processes have started, and the first trial is there
-    watched(Progress("trials", 21, 121, 20, BEST))
-    assert watched._left() == ""
-    clock[0] = 160.0
-    watched(Progress("trials", 31, 121, 20, BEST))
+    watched(Progress("trials", 21, 121, 20, BEST, 120.0))
+    assert watched._left() == "2:00 left"
+    clock[0] = 130.0
+    watched(Progress("trials", 31, 121, 20, BEST, 120.0))  # not estimated anew
     assert watched._left() == "1:30 left"
-    clock[0] = 50150.0
+    watched(Progress("trials", 32, 121, 20, BEST, 450000.0))
     assert watched._left() == "125:00:00 left"
+    watched(Progress("trials", 120, 121, 20, BEST, 0.2))
+    clock[0] = 200.0
+    assert watched._left() == "0:01 left"
+
+
+MANY = tuple(
+    Share(name, done, 60, state)
+    for name, done, state in [
+        *((f"done{i}", 60, "") for i in range(6)),
+        *((f"work{i}", 20 + i, "") for i in range(3)),
+        *((f"wait{i}", 0, "") for i in range(6)),
+        ("broken", 7, "failed"),
+    ]
+)
+
+
+@pytest.mark.parametrize("height", [12, 24])
+@pytest.mark.parametrize("width", [50, 100])
+def test_many_studies_keep_to_the_screen(height, width):
+    console = Console(file=StringIO(), width=width, height=height, force_terminal=True)
+    watched = Watched(console)
+    watched.now = Progress("trials", 300, 900, 0, BEST, 90.0, MANY)
+    console.print(watched._drawn())
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    lines = text.splitlines()
+    assert len(lines) < height
+    assert max(map(len, lines)) <= width
+    for i in range(3):
+        assert re.search(rf"work{i} .* {20 + i}/60", text), "those at work are always shown"
+    assert ("broken" in text) == (height == 24)
+    assert ("more" in text) == (height == 12)
+    assert "300/900" in lines[0]
+
+
+def test_of_many_studies_the_headlines_are_shown():
+    names = [f"study{i}" for i in range(14)]
+    weak = replace(VERDICTS[0], caution=FEW)
+    verdicts = [replace(v, study=n) for n in names for v in (weak, VERDICTS[1])]
+    found = Run(
+        Path("r"),
+        verdicts,
+        failed={"bad": "ValueError: no way"},
+        not_applicable={"idle": "your model is not deep"},
+        titles={**{n: f"The title of {n}" for n in names}, "bad": "Broken", "idle": "Not for you"},
+    )
+    for width, most in ((60, 50), (120, 20)):
+        file = StringIO()
+        Console(file=file, width=width).print(findings(found, width))
+        text = file.getvalue()
+        assert len(text.splitlines()) <= most
+        assert max(map(len, text.splitlines())) <= width
+        shown = " ".join(text.split())
+        assert shown.count("steps, sigmoid, best rates: 3.2 times [2.8, 3.9] and 1 more") == 14
+        assert re.search(r"failed +Broken\s+ValueError: no way", text)
+        assert re.search(r"does not apply +Not for you\s+your model is not deep", text)
+        assert "28 measures are on the page, with what weakens 14 of them." in text
+
+
+def test_the_list_says_what_there_is_and_how_long_it_takes(monkeypatch, capsys):
+    plans = [
+        Plan("speed", "L11", "Batch norm speeds up learning", 270, 75.2),
+        Plan("depth", "L13", "Deep ones", reason="your model is not deep"),
+    ]
+    monkeypatch.setattr(batchnorm.studies, "overview", lambda names, **asked: (plans, 75.2))
+    assert run(["study", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    words = " ".join(lines[0].split())
+    assert words == "speed L11 Batch norm speeds up learning 270 trials about 1:15"
+    assert lines[1].split()[:3] == ["depth", "L13", "Deep"]
+    assert "your model is not deep" in lines[2]
+    assert lines[-1] == "All of them: batchnorm study: about 1:15 (studies share trials)"
+    monkeypatch.undo()
+    assert run(["study", "speed", "--list", "--data", "digits8x8"]) == 0
+    (line, *_) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"speed +L11 +Batch norm speeds up learning +\d+ trials +about [\d:]+ *", line
+    )
+    assert run(["study", "sped", "--list"]) == 2
+    assert "no study 'sped'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -239,7 +318,7 @@ def test_help_and_version(capsys):
     assert "batchnorm study" in capsys.readouterr().out
     for words in (["--help"], ["study", "-h"], ["report", "--help"]):
         assert run(words) == 0
-    assert "MODULE:FUNCTION" in capsys.readouterr().out
+    assert "DIR" in capsys.readouterr().out
 
 
 def module(*words, **options):

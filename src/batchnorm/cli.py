@@ -3,15 +3,16 @@
 import errno
 import shlex
 import sys
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from batchnorm.screen import Watched, findings
-from batchnorm.studies._asked import STUDIES
+from batchnorm.screen import Watched, findings, listing
 
 app = typer.Typer(
     add_completion=False,
@@ -45,12 +46,70 @@ def batchnorm(
     """Batch normalization for PyTorch: what it does to a network, measured on real data.
 
     Start with [bold]batchnorm study[/]: it trains small networks with and without batch norm on
-    real handwritten digits, for about a minute, and leaves a page to look at.
+    real handwritten digits, for some minutes, and leaves a page to look at.
     """
     if show_version:
         print(f"batchnorm {version('batchnorm')}")
     elif context.invoked_subcommand is None:
         print(context.get_help())
+
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="NAME",
+        help="[bold]speed[/], [bold]learning_rate[/], ...; [bold]--list[/] names them all. "
+        "Left out: all of them.",
+        show_default=False,
+    ),
+]
+Listed = Annotated[
+    bool,
+    typer.Option("--list", help="Say what the studies are and how long they take, and leave."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="cnn, a small convolutional network; or your own, module:function: a function without "
+        "arguments that returns a torch.nn.Module. Batch norm is put into it for you, or taken out "
+        "where it has some. Left out: the small networks of the studies.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="digits, digits8x8, breast_cancer, a torchvision data set on disk such as CIFAR10, a "
+        "folder with a folder of images for each class, or your own module:function. "
+        "Left out: digits.",
+        show_default=False,
+    ),
+]
+Scale = Annotated[
+    str, typer.Option(metavar="quick|full", help="A quick look, or more seeds and steps.")
+]
+Jobs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="Processes to train in. Left out: one on each core.",
+        show_default=False,
+    ),
+]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Train on the Dask cluster of this scheduler, such as tcp://host:8786.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="The folder of the run.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Forget the trials an earlier run finished there.")
+]
 
 
 @app.command(
@@ -60,71 +119,34 @@ def batchnorm(
     "Stopped? The same command goes on where it was."
 )
 def study(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="NAME",
-            help=f"One or several of [bold]{'[/], [bold]'.join(STUDIES)}[/]; all if you name none.",
-            show_default=False,
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="Your own network: a function without arguments that returns a torch.nn.Module. "
-            "Batch norm is put into it for you. "
-            "Left out: the small networks of the studies.",
-            show_default=False,
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="digits, digits8x8, breast_cancer, a torchvision data set on disk such as "
-            "CIFAR10, or your own module:function. Left out: digits.",
-            show_default=False,
-        ),
-    ] = None,
-    scale: Annotated[
-        str, typer.Option(metavar="quick|full", help="A quick look, or more seeds and steps.")
-    ] = "quick",
-    jobs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N",
-            help="Processes to train in. Left out: one on each core.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the run.")] = Path(
-        "runs/study"
-    ),
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget the trials an earlier run finished there.")
-    ] = False,
+    names: Names = None,
+    listed: Listed = False,
+    model: Model = None,
+    data: Data = None,
+    scale: Scale = "quick",
+    jobs: Jobs = None,
+    dask: Dask = None,
+    out: Out = Path("runs/study"),
+    fresh: Fresh = False,
 ) -> int:
     """Measure what is taught about batch norm, and draw a page of it.
 
     Each claim is tested on networks that differ in batch norm alone, over several seeds, and gets
     one of four verdicts: supported, not supported, contradicted, inconclusive.
     """
-    from batchnorm.studies import study as measure
+    from batchnorm import studies
 
     number = int(jobs) if jobs and jobs.removeprefix("-").isdecimal() else jobs
+    asked: dict[str, Any] = {"model": model, "data": data, "scale": scale, "jobs": number}
+    if listed:
+        Console().print(listing(*studies.overview(names, **asked)))
+        return 0
     with Watched(Console(stderr=True)) as watched:
         try:
-            found = measure(
-                names,
-                model=model,
-                data=data,
-                scale=scale,
-                out=out,
-                jobs=number,  # pyright: ignore[reportArgumentType]  # study() says what is wrong
-                fresh=fresh,
-                on_progress=watched,
-            )
+            with _executor(dask) as executor:
+                found = studies.study(
+                    names, **asked, executor=executor, out=out, fresh=fresh, on_progress=watched
+                )
         except KeyboardInterrupt:
             watched.close()
             again = shlex.join(["batchnorm", *(word for word in sys.argv[1:] if word != "--fresh")])
@@ -137,6 +159,14 @@ def study(
     # Not through Rich, which would break a long path into two lines.
     print(f"The page: {found.report}")
     return 1 if found.failed else 0
+
+
+def _executor(dask: str | None) -> AbstractContextManager[Executor | None]:
+    if dask is None:
+        return nullcontext()
+    from batchnorm.studies._cluster import cluster
+
+    return cluster(dask)
 
 
 @app.command()
@@ -155,7 +185,7 @@ def _one_line(error: Exception) -> str:
         text = error.format_message()
     elif isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             text += "; finished trials are kept: make room, and the same command goes on"
     else:
         text = str(error)

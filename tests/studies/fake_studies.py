@@ -90,7 +90,7 @@ def go(
     head = about(parts, SETUP, context, out, jobs)
     real, batchnorm.report.render = batchnorm.report.render, draw
     try:
-        return carry_out(parts, head, out, jobs, executor, fresh, on_progress)
+        return carry_out(parts, head, out, context, jobs, executor, fresh, on_progress)
     finally:
         batchnorm.report.render = real
 

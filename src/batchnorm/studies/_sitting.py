@@ -7,18 +7,20 @@ from concurrent.futures import Executor
 from dataclasses import asdict
 from typing import Any
 
-from batchnorm.studies._context import Stamped
+from batchnorm.studies._context import Context, Stamped
 from batchnorm.studies._earlier import earlier
 from batchnorm.studies._engine import run_trials
+from batchnorm.studies._estimate import Estimate, together
 from batchnorm.studies._folder import UNFINISHED, Folder
 from batchnorm.studies._manifest import machine, now
 from batchnorm.studies._plan import Part
-from batchnorm.studies._run import Progress
+from batchnorm.studies._run import Progress, Share
 from batchnorm.studies._trial import Trial
 from batchnorm.studies._workers import Outcome, Workers
 from batchnorm.train import Row
 
 SAVE_EVERY = 5.0  # seconds: so much of a killed sitting is missing from the total at most
+TELL_EVERY = 0.5  # seconds between estimates: each looks at all trials
 TIMES = 4  # a timing is the least of so many: whatever else the machine did only adds to it
 
 
@@ -28,13 +30,23 @@ class Sitting:
     Args:
         folder: open; its finished trials are taken over where their keys are wanted.
         parts: the studies; marked as failed where one of their trials fails.
+        context: has the data.
+        jobs: processes, where there is no executor.
+        executor: where the trials run; None for processes of our own.
         on_progress: told after every trial.
     """
 
     def __init__(
-        self, folder: Folder, parts: list[Part], on_progress: Callable[[Progress], object]
+        self,
+        folder: Folder,
+        parts: list[Part],
+        context: Context,
+        jobs: int,
+        executor: Executor | None,
+        on_progress: Callable[[Progress], object],
     ) -> None:
         self.folder, self.parts, self.on_progress = folder, parts, on_progress
+        self.jobs, self.executor = jobs, executor
         # Studies share what is equal: one key, one trial.
         self.trials = {key: trial for part in parts for key, trial in part.trials.items()}
         self.best: tuple[float, Trial] | None = None
@@ -50,19 +62,25 @@ class Sitting:
         known = {k: e for k, e in self.earlier.timings.items() if same and e.get("turns") == TIMES}
         self.timings = {key: known[key] for key in known if key in timed}
         self.started = self.earlier.started or now()
+        self.estimate, self.spent = Estimate(context.examples), 0.0
+        self.told = -math.inf
+        self.seconds_left: float | None = None
         self.start, self.saved, self.worked = time.monotonic(), -math.inf, False
 
-    def run_trials(self, jobs: int, executor: Executor | None) -> None:
+    def run_trials(self) -> None:
         left = {k: t for k, t in self.trials.items() if k not in self.folder.finished}
+        self.estimate.prepare([*left.values(), *self.untimed().values()])
         self.tell("trials", self.resumed, len(self.trials))
         stamped = {key: self.stamped(key, trial) for key, trial in left.items()}
-        with Workers(min(jobs, len(left)), executor) as workers:
+        with Workers(min(self.jobs, len(left)), self.executor) as workers:
             run_trials(stamped, workers, self.take, wanted=self.wanted)
 
     def take(self, key: str, outcome: Outcome) -> None:
         if outcome.failure is None:
             self.folder.add(key, asdict(self.trials[key]), outcome.rows)
             self.look_at(self.trials[key], outcome.rows)
+            self.estimate.learn(self.trials[key], outcome.seconds)
+            self.spent += outcome.seconds
         else:
             self.fail(key, outcome.failure)
         self.worked = True
@@ -90,16 +108,22 @@ class Sitting:
         if best is not None and (self.best is None or best > self.best[0]):
             self.best = best, trial
 
-    def run_timings(self, executor: Executor | None) -> None:
-        """Alone and one after another, in turns, so that a slow minute of the machine hits all."""
-        wanted = {k: t for p in self.parts if not p.failed for k, t in p.timings.items()}
-        left = {key: trial for key, trial in wanted.items() if key not in self.timings}
-        with Workers(1, executor) as workers:
+    def run_timings(self) -> None:
+        """Alone and one after another, in turns, so that a slow minute of the machine hits all.
+
+        On this machine, also where trials run on others: seconds of several do not compare.
+        """
+        left = self.untimed()
+        with Workers(1) as workers:
             for turn in range(TIMES):
                 for place, (key, trial) in enumerate(left.items()):
                     self.tell("timing", turn * len(left) + place, TIMES * len(left))
                     alone = {key: self.stamped(key, trial)}
                     run_trials(alone, workers, self.take_time)
+
+    def untimed(self) -> dict[str, Trial]:
+        wanted = {k: t for p in self.parts if not p.failed for k, t in p.timings.items()}
+        return {key: trial for key, trial in wanted.items() if key not in self.timings}
 
     def stamped(self, key: str, trial: Trial) -> Stamped:
         stamp = next(part.stamps[key] for part in self.parts if key in part.stamps)
@@ -147,7 +171,41 @@ class Sitting:
         self.saved = time.monotonic()
 
     def tell(self, stage: str, done: int, total: int) -> None:
-        self.on_progress(Progress(stage, done, total, self.resumed, self.best))
+        if stage != "trials" or done == self.resumed or time.monotonic() > self.told + TELL_EVERY:
+            self.told = time.monotonic()
+            self.seconds_left = self.left(stage, done / total if total else 1.0)
+        left = self.seconds_left
+        studies = tuple(self.share(part) for part in self.parts)
+        self.on_progress(Progress(stage, done, total, self.resumed, self.best, left, studies))
+
+    def share(self, part: Part) -> Share:
+        done = sum(key in self.folder.finished for key in part.trials)
+        return Share(
+            part.study.NAME, done, len(part.trials), "" if part.status == "done" else part.status
+        )
+
+    def left(self, stage: str, timed: float) -> float | None:
+        """Seconds until the page, as estimated."""
+        if stage == "page":
+            return 0.0
+        missing = [
+            trial
+            for key, trial in self.trials.items()
+            if key not in self.folder.finished and self.wanted(key)
+        ]
+        trials = self.estimate.seconds(missing)
+        timings = self.estimate.seconds(self.untimed().values())
+        side_by_side = self.processes()
+        if trials is None or timings is None or (missing and not side_by_side):
+            return None
+        share = 1 - timed if stage == "timing" else 1.0
+        return together(trials, side_by_side or 1) + share * TIMES * sum(timings)
+
+    def processes(self) -> float:
+        """How many trials run at a time: as asked, or as they did on an executor; 0 before that."""
+        if self.executor is None:
+            return self.jobs
+        return self.spent / max(time.monotonic() - self.start, 1e-9)
 
 
 def described(trial: Trial) -> str:
