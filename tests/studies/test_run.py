@@ -376,12 +376,12 @@ def local_network():
         ),
         (
             {"model": lambda: None},
-            "model is a function; expected a name, module:function: put it at the top of a file, "
+            "model is a function; expected a name, module:function, or cnn: put it at the top of a file, "
             "such as mine.py, and give its name, model='mine:function', since trials run in other",
         ),
         (
             {"model": torch.nn.Linear(1, 1)},
-            "model is of type Linear; expected a name, module:function: put a function that makes "
+            "model is of type Linear; expected a name, module:function, or cnn: put a function that makes "
             "it into a file, such as mine.py",
         ),
         (
