@@ -8,6 +8,8 @@ from typing import Any
 Json = dict[str, Any]
 
 MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
+MOST_DECIMALS = 5
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 WORDS = ["supported", "not supported", "contradicted", "inconclusive"]
 
 
@@ -43,9 +45,23 @@ def _numbers(verdict: Json) -> list[str]:
     """Value, low and high with as many decimals as the largest needs for three digits."""
     numbers: list[float | None] = [verdict[name] for name in ("value", "low", "high")]
     largest = max((abs(n) for n in numbers if n), default=1.0)
-    decimals = min(6, max(0, 2 - floor(log10(largest))))
+    decimals = max(0, 2 - floor(log10(largest)))
+    if decimals > MOST_DECIMALS:
+        return ["" if n is None else _powers(n) for n in numbers]
     texts = ["" if n is None else f"{n:,.{decimals}f}" for n in numbers]
     return [text.replace("-", MINUS) for text in texts]
+
+
+def _powers(number: float) -> str:
+    """A number too small for decimals.
+
+    >>> _powers(3.14159e-7)
+    '3.14 × 10⁻⁷'
+    """
+    digits, _, power = f"{number:.2e}".partition("e")
+    if float(digits) == 0:
+        return "0"
+    return f"{digits} × 10{str(int(power)).translate(RAISED)}".replace("-", MINUS)
 
 
 def summary(studies: Sequence[Json]) -> list[tuple[str, list[Json]]]:
