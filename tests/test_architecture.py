@@ -18,7 +18,7 @@ ARROWS = {
     "moments": set(),
     "kernels": {"moments"},
     "functional": {"kernels", "moments"},
-    "layers": {"functional", "kernels"},
+    "layers": {"functional", "kernels", "moments"},
     "interop": set(),
     "observe": {"moments"},
     "copies": set(),

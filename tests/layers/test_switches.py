@@ -133,7 +133,7 @@ def test_batch_norms_without_switches_are_named():
     net = nn.Sequential(BatchNorm1d(2), nn.Sequential(nn.BatchNorm2d(3)))
     with pytest.raises(
         ValueError,
-        match=r"no switches in 1\.0 \(BatchNorm2d\); expected batch norms of this package",
+        match=r"1\.0 \(BatchNorm2d\) cannot switch; expected batch norms of this package",
     ):
         switches(net, update=False).__enter__()
     assert net[0].update

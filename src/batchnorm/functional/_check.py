@@ -10,8 +10,6 @@ from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._in_place import KINDS as INVERTIBLE
 
-ONE_VALUE = ("raise", "running", "beta")
-
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -105,53 +103,6 @@ def one_value_a_channel(x: Tensor) -> bool:
     """Whether there is nothing to take a variance of."""
     channels = x.shape[1]
     return bool(channels) and x.numel() == channels and _pooled(x).numel() == channels
-
-
-def check_group(group: Tensor, x: Tensor, size: int) -> None:
-    """Check that the examples of a ghost batch, or what is left over, are several values."""
-    if one_value_a_channel(group):
-        raise ValueError(
-            f"ghost_size={size} leaves a group with 1 value per channel of x, which has "
-            f"{x.shape[0]} examples: the variance of one value is zero; choose a size with more "
-            f'to each group, or say what one value gets: one_value="running" or "beta"'
-        )
-
-
-def check_small(
-    one_value: str,
-    ghost_size: int | None,
-    renorm: tuple[float, float] | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    group: str = "",
-) -> None:
-    """Check the options for small batches, which may need running statistics."""
-    if one_value not in ONE_VALUE:
-        raise ValueError(f"one_value={one_value!r}; expected one of {', '.join(ONE_VALUE)}")
-    if ghost_size is not None and (isinstance(ghost_size, bool) or ghost_size < 1):
-        raise ValueError(
-            f"ghost_size={ghost_size}; expected None or how many examples are normalized "
-            f"together, such as 32"
-        )
-    if ghost_size is not None and group:
-        raise ValueError(
-            f"ghost_size={ghost_size} with process_group, which is either smaller groups than this "
-            f"process's batch or a larger one; expected one of the two to be None"
-        )
-    if renorm is not None and not (renorm[0] >= 1 and renorm[1] >= 0):
-        raise ValueError(
-            f"r_max={renorm[0]}, d_max={renorm[1]}; batch renormalization expects r_max >= 1 and "
-            f"d_max >= 0, such as 3 and 5; 1 and 0 are plain batch norm"
-        )
-    if (renorm is not None or one_value == "running") and (
-        running_mean is None or running_var is None
-    ):
-        what = "batch renormalization" if renorm is not None else 'one_value="running"'
-        raise ValueError(
-            f"{what} needs running statistics, and "
-            f"{'running_mean' if running_mean is None else 'running_var'} is None: give both "
-            f"(in a layer, track_running_stats=True)"
-        )
 
 
 def _raise_for_channel_values(

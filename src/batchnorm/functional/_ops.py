@@ -34,7 +34,8 @@ LIBRARY.define(
 LIBRARY.define("total(Tensor values, str group) -> Tensor")
 LIBRARY.define(
     "update_running_(Tensor(a!)? mean, Tensor(b!)? var, Tensor(c!)? batches, "
-    "Tensor(d!)? skipped, Tensor moments, float? momentum, bool bias_correction) -> ()"
+    "Tensor(d!)? skipped, Tensor moments, float? momentum, bool bias_correction, "
+    "Tensor(e!)? pool=None) -> ()"
 )
 
 CallArguments = tuple[

@@ -24,10 +24,11 @@ class Running(NamedTuple):
     momentum: float | None
     bias_correction: bool
     moves: bool
+    pool: Tensor | None = None
 
     def arguments(self, moments: Tensor) -> tuple[Any, ...]:
         """What `update` and its operator take, for a batch of these moments."""
-        return (*self[:4], moments, *self[4:6])
+        return (*self[:4], moments, *self[4:6], self.pool)
 
 
 def before(running: Running, seen: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -62,6 +63,7 @@ def update(
     moments: Tensor,
     momentum: float | None,
     bias_correction: bool,
+    pool: Tensor | None = None,
     *,
     branching: bool = True,
 ) -> None:
@@ -74,10 +76,14 @@ def update(
     changes nothing; one whose moments the buffers cannot hold (inf and NaN among them) is counted
     in `skipped`, and changes nothing else. One value, which a mask may leave, has no variance.
     What is recomputed in a backward pass was counted in the forward pass. Moments of more channels
-    than the buffers have are those of ghost batches, which take their turns. Without
-    `branching` nothing but torch's operations is used.
+    than the buffers have are those of ghost batches, which take their turns. Where there is a
+    `pool` they are merged into that, and nothing else moves. Without `branching` nothing but
+    torch's operations is used.
     """
     if recomputing():
+        return
+    if pool is not None:
+        _merge(pool, moments)
         return
     buffers = mean, var, batches, skipped
     decay = 0.0
@@ -176,3 +182,14 @@ def _move_by_groups(
         batches.add_(good.sum())
     if skipped is not None:
         skipped.add_((filled & ~good).sum())
+
+
+def _merge(pool: Tensor, moments: Tensor) -> None:
+    """Of the pool and of each group, all at once: ``mean = sum(n mean) / sum(n)``, and so on."""
+    groups = moments.unflatten(1, (-1, pool.shape[1]))
+    count, mean, var = torch.cat((pool[:, None], groups), 1).unbind(0)
+    total = count.sum(0)
+    share = count / torch.where(total > 0, total, 1.0)
+    near = mean[-1]
+    pooled = near + (share * (mean - near)).sum(0)
+    pool.copy_(torch.stack((total, pooled, (share * (var + (mean - pooled).square())).sum(0))))

@@ -8,22 +8,14 @@ import torch
 from torch import Tensor
 
 from batchnorm.functional import _direct, _dispatched, _ghost, _ops
-from batchnorm.functional._check import check_group, one_value_a_channel
+from batchnorm.functional._check import one_value_a_channel
+from batchnorm.functional._check_small import Small, check_group
 from batchnorm.functional._recomputed import as_before
 from batchnorm.functional._running import Running, update
 from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._pick import pick
 from batchnorm.moments import per_channel
-
-
-class Small(NamedTuple):
-    """The options for small batches, as `batch_norm` takes them."""
-
-    one_value: str
-    ghost_size: int | None
-    renorm: tuple[float, float] | None
-    group: str = ""
 
 
 def batch_norm(call: Call, backend: str, running: Running, small: Small) -> Tensor:
@@ -59,11 +51,20 @@ class _Group(NamedTuple):
             if self.call.mask is not None or self.small.group:
                 return self._normalize_masked()
             if one_value_a_channel(self.call.x):
-                if self.small.one_value == "running":
-                    return self._by_running(self._statistics())
-                return self._by(self.call, self.running._replace(moves=False), True)
+                return self._normalize_one()
         call = self.call if self.small.renorm is None else self._renormalized(self._statistics())
         return self._by(call, self.running, True)
+
+    def _normalize_one(self) -> Tensor:
+        """What moves no running statistics may still be one of a pool's many values."""
+        pools = self.running.moves and self.running.pool is not None
+        if self.small.one_value == "beta":
+            return self._by(self.call, self.running._replace(moves=pools), True)
+        seen = self._statistics()
+        y = self._by_running(seen)
+        if pools:
+            self._move(seen)
+        return y
 
     def _normalize_masked(self) -> Tensor:
         """Only the mask's values, or the other ranks, know whether a channel has several."""
@@ -76,9 +77,12 @@ class _Group(NamedTuple):
         if self.small.one_value == "running":
             y = torch.where(per_channel(several, y), y, self._by_running(seen))
         if self.running.moves:
-            move = update if self._unseen() else _ops.update_running_
-            move(*self.running.arguments(torch.where(several, seen, 0.0)))
+            self._move(seen if self.running.pool is not None else torch.where(several, seen, 0.0))
         return y
+
+    def _move(self, seen: Tensor) -> None:
+        move = update if self._unseen() else _ops.update_running_
+        move(*self.running.arguments(seen))
 
     def _unseen(self) -> bool:
         return unseen(*self.call[:5], *self.running[:4])

@@ -20,11 +20,10 @@ from batchnorm.functional._check import (
     check,
     check_invertible,
     check_momentum,
-    check_small,
     position_mask,
 )
+from batchnorm.functional._check_small import Small, check_options
 from batchnorm.functional._running import Running
-from batchnorm.functional._small import Small
 from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
@@ -57,6 +56,7 @@ def batch_norm(
     ghost_size: int | None = None,
     renorm: tuple[float, float] | None = None,
     process_group: ProcessGroup | str | None = None,
+    pool: Tensor | None = None,
 ) -> Tensor:
     r"""Batch normalization, with the argument order of `torch.nn.functional.batch_norm`.
 
@@ -118,6 +118,8 @@ def batch_norm(
         process_group: the processes that share their statistics: "world" for all, a group of
             `torch.distributed.new_group`, or None for this one alone; see below. Not together with
             `ghost_size`.
+        pool: ``(3, C)``, count, mean and biased variance, in the widest type of the device: where
+            given, this batch's moments are merged into it instead of moving running statistics.
 
     Returns:
         A tensor of x's shape, dtype and memory layout; x itself where it was overwritten.
@@ -175,6 +177,7 @@ def batch_norm(
             ghost_size=ghost_size,
             renorm=renorm,
             process_group=process_group,
+            pool=pool,
         )
     group = ""
     if process_group is not None and (training or update):
@@ -215,17 +218,18 @@ def batch_norm(
             momentum,
             bias_correction,
             moves,
+            pool,
         )
-        small = training and (one_value != "raise" or ghost_size is not None or renorm is not None)
-        if small:
-            check_small(one_value, ghost_size, renorm, running_mean, running_var, group)
+        small = None
+        if training and (one_value != "raise" or ghost_size is not None or renorm is not None):
+            small = Small(one_value, ghost_size, renorm, group)
+            check_options(small, running_mean, running_var)
     except Exception:
         _sync.refuse(group)
         raise
     y = None
-    if small:
-        options = Small(one_value, ghost_size, renorm, group)
-        y = _small.batch_norm(call, backend or "", running, options)
+    if small is not None:
+        y = _small.batch_norm(call, backend or "", running, small)
     elif group:
         y = _dispatched.batch_norm(call, backend or "", running, training, group)
     elif backend is None and _exported.wanted(call, running, training):

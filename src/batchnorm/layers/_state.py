@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.functional import _group, _sync, batch_norm
+from batchnorm.functional._check_small import check_small
 from batchnorm.kernels._activation import Activation
 from batchnorm.layers._buffers import keep, place_count, widen
 from batchnorm.layers._foreign import Refusal, called
@@ -29,6 +30,8 @@ OWN = {
     "axis": 1,
     "bias_correction": False,
     "process_group": None,
+    "one_value": "raise",
+    "ghost_size": None,
     "statistics": "auto",
     "update": True,
 }
@@ -40,6 +43,10 @@ class Layer(_NormBase):
     ranks: tuple[int, ...]
     axis: int
     bias_correction: bool = False
+    one_value: str = "raise"
+    ghost_size: int | None = None
+    renorm: tuple[float, float] | None = None
+    pool: Tensor | None = None  # what `batchnorm.pooled` gathers
     update: bool = True
     _statistics: str = "auto"
     qconfig = Refusal()
@@ -61,6 +68,8 @@ class Layer(_NormBase):
         axis: int = 1,
         bias_correction: bool = False,
         process_group: ProcessGroup | str | None = None,
+        one_value: str = "raise",
+        ghost_size: int | None = None,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         if not weight:
@@ -72,6 +81,8 @@ class Layer(_NormBase):
             _group.check(process_group)
             self.process_group = process_group
         self.bias_correction = bias_correction
+        check_small(one_value, ghost_size)
+        self.one_value, self.ghost_size = one_value, ghost_size
         counts = torch.zeros((), dtype=torch.int64, device=device) if track_running_stats else None
         self.register_buffer("skipped", counts, persistent=False)
         widen(self)
@@ -133,10 +144,13 @@ class Layer(_NormBase):
         residual: Input | None = None,
         mask: Tensor | None = None,
         inplace: bool = False,
+        parameters: tuple[Tensor | None, Tensor | None] | None = None,
     ) -> Input:
         if isinstance(input, Proxy):
             return called(self, input, residual, mask)
         weight, bias, running_mean, running_var, num_batches_tracked, skipped = self._state()
+        if parameters is not None:
+            weight, bias = parameters
         batch, moves = self.training, self.training and self.track_running_stats and self.update
         if self._statistics != "auto":
             batch = self._statistics == "batch"
@@ -166,6 +180,10 @@ class Layer(_NormBase):
             skipped=skipped if moves else None,
             bias_correction=self.bias_correction,
             process_group=self.process_group if self.training and (batch or moves) else None,
+            one_value=self.one_value,
+            ghost_size=self.ghost_size,
+            renorm=self.renorm,
+            pool=self.pool,
         )
 
     def _state(self) -> tuple[Tensor | None, ...]:
@@ -212,6 +230,11 @@ def _packed(x: Any, *arguments: Any, residual: Any, mask: Tensor | None, **optio
         raise ValueError(
             f"mask of shape {tuple(mask.shape)} with a PackedSequence; expected mask=None, since "
             f"all of its values are data: leave others out of it, or give the padded sequence"
+        )
+    if options["ghost_size"] is not None:
+        raise ValueError(
+            f"ghost_size={options['ghost_size']} with a PackedSequence, whose values are one "
+            f"batch; expected ghost_size=None, or the padded sequence with its mask"
         )
     if residual is not None:
         if not isinstance(residual, PackedSequence):

@@ -39,7 +39,7 @@ def switches(
         >>> model[1].num_batches_tracked.item(), model[1].update
         (0, True)
     """
-    before = [(layer, layer.statistics, layer.update) for layer in _layers(model)]
+    before = [(layer, layer.statistics, layer.update) for layer in layers_of(model, "switch")]
     try:
         for layer, *_ in before:
             if statistics is not None:
@@ -52,17 +52,18 @@ def switches(
             layer.statistics, layer.update = statistics, update
 
 
-def _layers(model: nn.Module) -> list[Layer]:
+def layers_of(model: nn.Module, what: str) -> list[Layer]:
+    """The batch norms of `model`, all of which must be of this package to do `what`."""
     found = {p: m for p, m in model.named_modules() if isinstance(m, Layer | _BatchNorm)}
     without = [f"{p} ({type(m).__name__})" for p, m in found.items() if not isinstance(m, Layer)]
     if without:
         raise ValueError(
-            f"no switches in {', '.join(without)}; expected batch norms of this package: put them "
+            f"{', '.join(without)} cannot {what}; expected batch norms of this package: put them "
             f"in their place, such as batchnorm.BatchNorm2d for torch.nn.BatchNorm2d"
         )
     if not found:
         raise ValueError(
-            f"{type(model).__name__} has no batch norm to switch; expected a model with batch "
+            f"{type(model).__name__} has no batch norm to {what}; expected a model with batch "
             f"norms of this package"
         )
     return [m for m in found.values() if isinstance(m, Layer)]

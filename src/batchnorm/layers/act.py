@@ -63,6 +63,8 @@ class BatchNormAct1d(Layer):
         axis: int = 1,
         bias_correction: bool = False,
         process_group: ProcessGroup | str | None = None,
+        one_value: str = "raise",
+        ghost_size: int | None = None,
         inplace: bool = False,
     ) -> None:
         super().__init__(
@@ -78,6 +80,8 @@ class BatchNormAct1d(Layer):
             axis=axis,
             bias_correction=bias_correction,
             process_group=process_group,
+            one_value=one_value,
+            ghost_size=ghost_size,
         )
         self.activation = Activation.parse(activation)
         self.inplace = inplace

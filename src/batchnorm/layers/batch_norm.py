@@ -34,6 +34,10 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
         process_group: the processes that share their statistics in training: "world" for all, a
             group of `torch.distributed.new_group`, or None for this one alone. In evaluation a
             layer talks to nobody. `batchnorm.functional.batch_norm` says what each rank must do.
+        one_value: what a batch with one value per channel gets in training: "raise" an error,
+            normalize it with the "running" statistics, or "beta" for what lies at its mean; the
+            last two leave the running statistics alone.
+        ghost_size: normalize each group of so many examples by itself.
 
     Attributes:
         statistics: which statistics normalize: "auto" for the batch's own in training and the

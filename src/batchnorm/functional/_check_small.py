@@ -1,0 +1,70 @@
+"""What bad options for small batches get; see `_check`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from batchnorm.functional._check import one_value_a_channel
+
+ONE_VALUE = ("raise", "running", "beta")
+
+
+class Small(NamedTuple):
+    """The options for small batches, as `batch_norm` takes them."""
+
+    one_value: str
+    ghost_size: int | None
+    renorm: tuple[float, float] | None
+    group: str = ""
+
+
+def check_group(group: Tensor, x: Tensor, size: int) -> None:
+    """Check that the examples of a ghost batch, or what is left over, are several values."""
+    if one_value_a_channel(group):
+        raise ValueError(
+            f"ghost_size={size} leaves a group with 1 value per channel of x, which has "
+            f"{x.shape[0]} examples: the variance of one value is zero; choose a size with more "
+            f'to each group, or say what one value gets: one_value="running" or "beta"'
+        )
+
+
+def check_small(one_value: str, ghost_size: int | None) -> None:
+    """Check the options for small batches."""
+    if one_value not in ONE_VALUE:
+        raise ValueError(f"one_value={one_value!r}; expected one of {', '.join(ONE_VALUE)}")
+    if ghost_size is not None and (isinstance(ghost_size, bool) or ghost_size < 1):
+        raise ValueError(
+            f"ghost_size={ghost_size}; expected None or how many examples are normalized "
+            f"together, such as 32"
+        )
+
+
+def check_renorm(renorm: tuple[float, float] | None) -> None:
+    """Check the limits of batch renormalization."""
+    if renorm is not None and not (renorm[0] >= 1 and renorm[1] >= 0):
+        raise ValueError(
+            f"r_max={renorm[0]}, d_max={renorm[1]}; batch renormalization expects r_max >= 1 and "
+            f"d_max >= 0, such as 3 and 5; 1 and 0 are plain batch norm"
+        )
+
+
+def check_options(small: Small, running_mean: Tensor | None, running_var: Tensor | None) -> None:
+    """Check the options for a call in training, which may need running statistics."""
+    check_small(small.one_value, small.ghost_size)
+    check_renorm(small.renorm)
+    if small.ghost_size is not None and small.group:
+        raise ValueError(
+            f"ghost_size={small.ghost_size} with process_group, which is either smaller groups "
+            f"than this process's batch or a larger one; expected one of the two to be None"
+        )
+    if (small.renorm is not None or small.one_value == "running") and (
+        running_mean is None or running_var is None
+    ):
+        what = "batch renormalization" if small.renorm is not None else 'one_value="running"'
+        raise ValueError(
+            f"{what} needs running statistics, and "
+            f"{'running_mean' if running_mean is None else 'running_var'} is None: give both "
+            f"(in a layer, track_running_stats=True)"
+        )
