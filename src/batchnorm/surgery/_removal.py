@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
@@ -67,11 +67,6 @@ class Removal:
 class _Passing(nn.Identity):
     def forward(self, input: Tensor) -> Tensor:
         return input.clone()  # a run tells values apart by the tensors that hold them
-
-
-def is_batch_norm(module: nn.Module) -> bool:
-    """Torch's batch norms, what derives from them, and ours."""
-    return isinstance(module, _BatchNorm | BatchNormAct1d)
 
 
 def removal(
