@@ -370,6 +370,21 @@ def test_a_chart_with_a_slider_stands_on_top_and_is_drawn_once(folder):
     assert places.index("made_up-slider") < places.index("verdicts")
 
 
+def test_the_first_chart_with_a_slider_stands_on_top_and_others_in_their_sections(folder):
+    charts = folder / "charts"
+    (charts / "broken-slider.json").write_text((charts / "made_up-slider.json").read_text())
+    entry = {"name": "broken-slider", "title": "Another"}
+
+    def other(manifest):
+        manifest["studies"].insert(0, manifest["studies"].pop())
+        manifest["studies"][0]["charts"] = [entry]
+
+    change(folder, "manifest.json", other)
+    places = [a.get("id") for tag, a in page(folder).tags if "id" in a]
+    assert places.index("broken-slider") < places.index("verdicts")
+    assert places.index("made_up-slider") > places.index("verdicts")
+
+
 def test_report_imports_nothing_of_ours():
     files = list(Path(batchnorm.report.__file__).parent.glob("*.py"))
     trees = [ast.parse(file.read_text()) for file in files]

@@ -61,6 +61,7 @@ def _page(folder: Path) -> str:
         run=run,
         studies=studies,
         summary=words.summary(studies),
+        hero=next((chart for study in studies for chart in study["charts"] if chart["asks"]), None),
         trials=len(keys) or sum(study["trials"] for study in studies),
         seconds=seconds,
         vega=Markup(_vega()),
