@@ -11,7 +11,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from batchnorm.functional import _recomputed, batch_norm
-from batchnorm.layers import BatchNorm1d, BatchNorm2d, BatchNormAct1d
+from batchnorm.layers import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNormAct1d,
+    DomainBatchNorm1d,
+    in_domain,
+    masked,
+    switches,
+)
 
 MODES = [True, False]
 
@@ -193,6 +201,20 @@ def test_without_the_memory_the_gradients_would_differ(monkeypatch):
             case(kind, False, "past the operators")
 
 
+def test_a_batch_of_nan_is_not_taken_for_another():
+    x, results = torch.randn(8, 3), []
+    for reentrant in (None, *MODES):
+        mean, var = torch.full((3,), 0.5), torch.full((3,), 2.0)
+        run = wrapped(functools.partial(by_running, mean=mean, var=var), reentrant)
+        leaf = x.clone().requires_grad_()
+        y = run(leaf)
+        run(torch.full((8, 3), torch.nan, requires_grad=True))
+        y.sum().backward()
+        results.append(leaf.grad)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
 def test_no_more_passes_are_kept_than_it_says():
     mean, var = torch.zeros(3), torch.ones(3)
     for _ in range(_recomputed.KEPT + 5):
@@ -230,3 +252,69 @@ def test_an_in_place_layer_does_not_run_its_checkpoint_again():
     assert len(calls) == 1
     (gradient,) = torch.autograd.grad(y.sum(), x)
     torch.testing.assert_close(gradient, torch.autograd.grad(block(x).sum(), x)[0])
+
+
+FIRST = torch.tensor([1, 1, 1, 0, 1, 0, 1, 1], dtype=torch.bool)
+BLOCKS = {
+    "masks": [lambda m: masked(m, FIRST), lambda m: masked(m, FIRST.flip(0))],
+    "a mask, and none": [lambda m: masked(m, FIRST), contextlib.nullcontext],
+    "switches": [lambda m: switches(m, statistics="running"), contextlib.nullcontext],
+    "frozen, then moved": [
+        lambda m: switches(m, statistics="running", update=False),
+        contextlib.nullcontext,
+    ],
+}
+
+
+def two_passes(model, blocks, x, reentrant):
+    """Each in its block, and the backward pass outside; gradients and statistics."""
+    run, leaves = wrapped(model, reentrant), [t.clone().requires_grad_() for t in x]
+    ys = []
+    for block, leaf in zip(blocks, leaves, strict=True):
+        with block(model):
+            ys.append(run(leaf))
+    (ys[0] * ys[1].square()).sum().backward()
+    return [*(leaf.grad for leaf in leaves), *state(model)]
+
+
+@pytest.mark.parametrize("reentrant", MODES)
+@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("inputs", ["other", "same"])
+def test_a_block_holds_for_a_recomputation_after_its_end(kind, inputs, reentrant):
+    x = torch.randn(2, 8, 4)
+    if inputs == "same":
+        x[1] = x[0]
+    results = []
+    for mode in (None, reentrant):
+        model = network()[:2]
+        if kind.endswith(("masks", "none")):
+            x[0, ~FIRST] = torch.nan
+        results.append(two_passes(model, BLOCKS[kind], x, mode))
+    for plain, recomputed in zip(*results, strict=True):
+        torch.testing.assert_close(plain, recomputed, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("reentrant", MODES)
+def test_a_domain_holds_for_a_recomputation_after_its_block(reentrant):
+    x = torch.randn(2, 8, 4)
+    blocks = [lambda m: in_domain(m, 0), lambda m: in_domain(m, FIRST.long())]
+    results = []
+    for mode in (None, reentrant):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3), DomainBatchNorm1d(3, 2))
+        with switches(model, statistics="running"):
+            results.append(two_passes(model, blocks, x, mode))
+    for plain, recomputed in zip(*results, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+def test_a_layer_keeps_no_more_passes_than_it_says_and_a_copy_none():
+    layer = BatchNorm1d(4)
+    with torch.no_grad(), masked(layer, FIRST):
+        for _ in range(_recomputed.KEPT + 5):
+            layer(torch.randn(8, 4))
+        twin = copy.deepcopy(layer)
+    assert layer.passes is not None
+    assert len(layer.passes._kept) == _recomputed.KEPT
+    assert twin.passes is twin.ambient is None, "a copy is in no block"
+    assert twin(torch.randn(5, 4)).shape == (5, 4)

@@ -40,7 +40,7 @@ def as_before(key: Tensor, mean: Tensor, var: Tensor, seen: Tensor) -> tuple[Ten
     if recomputing():
         for moments, *then in passes or ():
             if moments.shape == seen.shape:
-                same = ((moments == seen) | moments.isnan()).all()
+                same = ((moments == seen) | (moments.isnan() & seen.isnan())).all()
                 mean, var = torch.where(same, then[0], mean), torch.where(same, then[1], var)
         return mean, var
     if passes is None:

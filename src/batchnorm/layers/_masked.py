@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.rnn import PackedSequence
 
+from batchnorm.layers._passes import Passes
 from batchnorm.layers._state import Layer
 
 Resize = Callable[[Tensor, tuple[int, ...]], Tensor]
@@ -109,6 +110,7 @@ def masked(
     try:
         for path, layer in layers.items():
             layer.ambient = None if mask is None else Ambient(mask, how, path)
+            layer.passes = layer.passes or Passes()
         yield
     finally:
         for layer, ambient in before.items():

@@ -17,6 +17,7 @@ from batchnorm.functional._check_small import check_small
 from batchnorm.kernels._activation import Activation
 from batchnorm.layers._buffers import keep, place_count, widen
 from batchnorm.layers._foreign import Refusal, called
+from batchnorm.layers._passes import Given, Passes
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -52,6 +53,7 @@ class Layer(_NormBase):
     qconfig = Refusal()
     process_group: ProcessGroup | str | _group.Elsewhere | None = None
     ambient: Ambient | None = None  # what `batchnorm.masked` puts around a block
+    passes: Passes[Given] | None = None  # from the first such block on
 
     def __init__(
         self,
@@ -130,8 +132,9 @@ class Layer(_NormBase):
                 fill(parameter)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy or pickle remembers a group by its name and its ranks."""
-        return {**self.__dict__, "process_group": _group.remembered(self.process_group)}
+        """A copy or pickle remembers a group by its name and its ranks, and no block around it."""
+        state = {k: v for k, v in self.__dict__.items() if k not in ("ambient", "passes", "pool")}
+        return state | {"process_group": _group.remembered(self.process_group)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -151,15 +154,19 @@ class Layer(_NormBase):
         weight, bias, running_mean, running_var, num_batches_tracked, skipped = self._state()
         if parameters is not None:
             weight, bias = parameters
+        statistics = self._statistics
+        if self.passes is not None:
+            now = Given(statistics, self.ambient, running_mean, running_var)
+            statistics, ambient, running_mean, running_var = self.passes.first(input, now)
+            if mask is None and ambient is not None:
+                mask = ambient.fitted(input, self.axis)
         batch, moves = self.training, self.training and self.track_running_stats and self.update
-        if self._statistics != "auto":
-            batch = self._statistics == "batch"
+        if statistics != "auto":
+            batch = statistics == "batch"
         if running_mean is None or running_var is None:
             batch = batch or running_mean is running_var
         elif running_mean.dtype.itemsize < 4 or running_var.dtype.itemsize < 4:
             widen(self, in_place=True)
-        if mask is None and self.ambient is not None:
-            mask = self.ambient.fitted(input, self.axis)
         return layer_batch_norm(
             input,
             self.ranks,

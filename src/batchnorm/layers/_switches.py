@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from batchnorm.layers._passes import Passes
 from batchnorm.layers._state import Layer
 
 
@@ -44,6 +45,7 @@ def switches(
         for layer, *_ in before:
             if statistics is not None:
                 layer.statistics = statistics
+                layer.passes = layer.passes or Passes()
             if update is not None:
                 layer.update = update
         yield

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from batchnorm.layers._passes import InDomain, Passes
 from batchnorm.layers._state import Layer
 from batchnorm.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
@@ -54,6 +55,7 @@ class DomainBatchNorm1d(nn.Module):
 
     kind: type[Layer] = BatchNorm1d
     domain: int | Tensor | None = None
+    passes: Passes[InDomain] | None = None  # from the first block of `in_domain` on
     weight: Tensor | None
     bias: Tensor | None
 
@@ -99,7 +101,10 @@ class DomainBatchNorm1d(nn.Module):
                 the statistics of those that share it. None for the attribute.
             mask: which examples or positions are data.
         """
-        domain = self.domain if domain is None else domain
+        if domain is None:
+            domain = self.domain
+            if self.passes is not None:
+                (domain,) = self.passes.first(input, InDomain(domain))
         if domain is None:
             raise ValueError(
                 f"no domain was given; expected one of 0 to {len(self.domains) - 1}, or a tensor "
@@ -210,6 +215,7 @@ def in_domain(model: nn.Module, domain: int | Tensor) -> Generator[None]:
     try:
         for layer in layers:
             layer.domain = domain
+            layer.passes = layer.passes or Passes()
         yield
     finally:
         for layer, own in zip(layers, before, strict=True):
