@@ -9,7 +9,8 @@ study: .venv
 	$(BIN)/batchnorm study $(ARGS)
 
 test: .venv
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m alone tests
 
 test-slow: .venv
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -152,12 +152,14 @@ def probe(before=""):
     return float(seconds), modules
 
 
+@pytest.mark.alone
 def test_import_is_cheap_on_top_of_torch():
     runs = [probe() for _ in range(5)]
     assert not set(runs[0][1]) & set(HEAVY)
     assert min(seconds for seconds, _ in runs) < 0.05
 
 
+@pytest.mark.alone
 def test_the_probe_sees_a_heavy_or_slow_import():
     """The same probe over an `import batchnorm` that was made heavy."""
     slow = (

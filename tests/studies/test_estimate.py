@@ -33,6 +33,7 @@ def net():
 """
 
 
+@pytest.mark.alone
 def test_before_anything_has_run_it_is_that_of_a_few_steps(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("sleepy.py").write_text(SLEEPY)
