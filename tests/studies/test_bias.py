@@ -1,6 +1,7 @@
 """The study of L7: real rows, rows made up for each verdict, and a batch norm that keeps the mean."""
 
 import json
+import math
 from dataclasses import asdict, replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from batchnorm.layers import BatchNorm1d
 from batchnorm.studies import bias
-from batchnorm.studies._trial import Setup
+from batchnorm.studies._trial import Setup, descended
 
 
 def small(trial):
@@ -27,7 +28,8 @@ def real(seeds=3):
 
 def made(seeds=5, *, without=0.5, accuracy=0.9, **last):
     usual = {"gradient": 1e-8, "wandered": 1e-8, "moved_training": 1e-6}
-    usual |= {"lost_evaluation": 20.0, "lost_folded": 0.0}
+    usual |= {"lost_evaluation": 20.0, "lost_folded": 0.0, "accuracy_with": accuracy}
+    usual |= {"guessing": 0.1, "test_examples": 1000}
     for optimizer in bias.OPTIMIZERS:
         for seed in range(seeds):
             row = {"activation": "relu", "optimizer": optimizer, "seed": seed}
@@ -74,6 +76,8 @@ def test_real_rows_repeat_and_the_bias_is_cancelled():
         ({"moved_training": 1.0}, "training with b shifted", "contradicted"),
         ({"lost_evaluation": 0.0}, "evaluation with b shifted", "supported"),
         ({"lost_folded": 5.0}, "evaluation, running mean shifted too", "contradicted"),
+        ({"accuracy": 0.15}, "evaluation, running mean shifted too", "inconclusive"),
+        ({"accuracy": None}, "evaluation with b shifted", "inconclusive"),
     ],
 )
 def test_each_verdict_can_come_out(values, metric, word):
@@ -113,3 +117,14 @@ def test_a_network_that_has_no_such_biases_says_so():
     setup = Setup(model=f"{__name__}:without_biases", data="digits8x8")
     assert bias.trials(setup).endswith("has a bias that batch norm would cancel")
     assert len(bias.trials(Setup(model="cnn"))) == 10
+
+
+def test_the_gradient_of_a_lost_network_is_no_number(monkeypatch):
+    def lost(trial, model, data):
+        for parameter in model.parameters():
+            parameter.data.fill_(float("nan"))
+        return descended(trial, model, data)
+
+    monkeypatch.setattr(bias, "descended", lost)
+    trial = small(bias.trials(Setup())[0])
+    assert math.isnan(rows_of(trial)[-1]["gradient"])

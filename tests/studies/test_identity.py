@@ -10,6 +10,7 @@ from batchnorm.data import load
 from batchnorm.layers import BatchNorm1d
 from batchnorm.studies import identity
 from batchnorm.studies._trial import Setup
+from batchnorm.studies._workers import attempt
 
 
 @pytest.fixture(autouse=True)
@@ -152,3 +153,20 @@ def test_a_network_without_a_place_for_batch_norm_says_why():
 
 def linear():
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+
+
+def test_a_network_that_was_lost_gives_no_number(monkeypatch):
+    def lost(model, data, **options):
+        for parameter in model.parameters():
+            parameter.data.fill_(float("nan"))
+
+    monkeypatch.setattr(identity, "train", lost)
+    rows = []
+    for trial in [t for t in identity.trials(Setup()) if t.activation == "relu"][:3]:
+        outcome = attempt(small(trial))
+        assert not outcome.failure
+        rows += [{**asdict(trial), **row} for row in outcome.rows]
+    assert {row["error"] for row in rows} == {None}
+    assert set(words(rows).values()) == {"inconclusive"}
+    for chart in identity.charts(rows).values():
+        chart.to_dict()

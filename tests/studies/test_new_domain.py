@@ -27,10 +27,11 @@ def real(seeds=3):
     return [row for trial in map(small, trials) for row in rows_of(trial)]
 
 
-def made(trained=0.4, anew=0.8, plain=0.3, skewed=0.8, few=0.9, seeds=3):
+def made(trained=0.4, anew=0.8, plain=0.3, skewed=0.8, few=0.9, seeds=3, guessing=0.1, **about):
+    about = {"guessing": guessing, "test_examples": 1000, "images": 512} | about
     for seed in range(seeds):
         for batch_norm in (False, True):
-            row = {"activation": "relu", "seed": seed, "batch_norm": batch_norm}
+            row = {"activation": "relu", "seed": seed, "batch_norm": batch_norm, **about}
             yield row | {"domain": CLEAN, "way": AS_TRAINED, "accuracy": 0.9}
             for domain in DOMAINS:
                 row |= {"domain": domain}
@@ -102,6 +103,9 @@ def test_domains():
         ({}, "statistics of two classes", "contradicted"),
         ({"skewed": 0.9}, "statistics of two classes", "supported"),
         ({"few": 0.89}, "statistics of few images", "not supported"),
+        ({"guessing": 0.85}, "recovered, 512 images", "inconclusive"),
+        ({"guessing": 0.85}, "statistics of few images", "inconclusive"),
+        ({"guessing": 0.85}, "shielded", "inconclusive"),
     ],
 )
 def test_each_verdict_can_come_out(values, metric, word):
@@ -129,3 +133,32 @@ def test_a_batch_norm_without_statistics_recovers_nothing(monkeypatch):
 def test_a_network_that_has_learned_nothing_has_nothing_to_lose():
     rows = [r | ({} if r["batch_norm"] else {"accuracy": 0.1}) for r in made()]
     assert words(rows)["shielded"] == "inconclusive"
+
+
+def test_what_weakens_a_verdict_is_said():
+    found = {v.metric.rpartition(",")[0]: v for v in study.measure(list(made(images=60)))}
+    assert found["recovered, 512 images"].caution == "There were only 60 new images."
+    assert not found["shielded"].caution
+    few = {v.metric.rpartition(",")[0]: v for v in study.measure(list(made(test_examples=100)))}
+    assert few["statistics of few images"].caution == (
+        "Judged on only 100 test examples, of which one is 1 points, more than the 0.5 that count."
+    )
+    assert not few["recovered, 512 images"].caution, "there 2 points count"
+    untaught = study.measure(list(made(guessing=0.85)))[0]
+    assert untaught.caution.startswith(
+        "In 3 of 3 seeds the network is right on less than 10 points"
+    )
+
+
+def two_kinds():
+    y = torch.arange(300) % 2
+    return torch.rand(300, 1, 8, 8) * 0.5 + 0.5 * y[:, None, None, None], y
+
+
+def test_two_classes_of_two_are_all_of_them():
+    trials = study.trials(Setup(data=f"{__name__}:two_kinds"))
+    mine = [t for t in trials if t.activation == "relu"]
+    rows = [r for t in mine for r in rows_of(replace(t, steps=60, every=60))]
+    assert words(rows)["statistics of two classes"] == "inconclusive"
+    learned = [r for r in rows if r["way"] == AS_TRAINED and r["domain"] == CLEAN]
+    assert min(r["accuracy"] for r in learned) > 0.9

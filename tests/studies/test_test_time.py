@@ -29,9 +29,12 @@ def real(seeds=3):
     return [row for trial in map(small, trials) for row in rows_of(trial)]
 
 
-def made(lost=0.0, momentum=0.1, moved=1e-7, test_examples=0.9, seeds=5):
+def made(
+    lost=0.0, momentum=0.1, moved=1e-7, test_examples=0.9, seeds=5, guessing=0.1, examples=1000
+):
     for seed in range(seeds):
         row = {"activation": "relu", "seed": seed, "step": 200}
+        row |= {"guessing": guessing, "test_examples": examples}
         yield row | {"way": study.POPULATION, "accuracy": 0.9}
         for one in study.MOMENTA:
             accuracy = 0.9 - lost / 100 if one == momentum and lost is not None else 0.9
@@ -85,6 +88,8 @@ def test_the_averages_beside_a_run_are_those_that_a_layer_keeps():
         ({"lost": 1.0}, "momentum 0.1", "not supported"),
         ({"lost": 5.0}, "momentum 0.1", "contradicted"),
         ({"lost": None}, "momentum 0.1", "inconclusive"),
+        ({"guessing": 0.85}, "momentum 0.1", "inconclusive"),
+        ({"guessing": 0.85}, "32 test examples", "inconclusive"),
         ({"lost": 5.0, "momentum": 0.01}, "momentum 0.01", "contradicted"),
         ({"moved": 0.1}, "one example", "contradicted"),
         ({"test_examples": 0.5}, "32 test examples", "contradicted"),
@@ -101,6 +106,26 @@ def test_seeds_that_disagree_and_one_that_is_lost():
     headline = study.measure(rows)[0]
     assert headline.verdict == "supported"
     assert headline.caution == "1 of 5 seeds gave no number, and are left out."
+
+
+def test_a_network_that_guesses_has_no_accuracy_to_lose():
+    headline = study.measure(list(made(guessing=0.85)))[0]
+    assert headline.caution == (
+        "In 5 of 5 seeds the network is right on less than 10 points more than by guessing: it has "
+        "nothing to lose. 5 of 5 seeds gave no number, and are left out."
+    )
+    trials = [t for t in study.trials(Setup()) if t.activation == "sigmoid" and t.seed < 3]
+    still = [replace(small(trial), learning_rate=1e-9) for trial in trials]
+    found = words(row for trial in still for row in rows_of(trial))
+    assert found["momentum 0.1"] == "inconclusive"
+
+
+def test_few_test_examples_are_said():
+    headline = study.measure(list(made(examples=100)))[0]
+    assert headline.caution == (
+        "Judged on only 100 test examples, of which one is 1 points, more than the 0.5 that count."
+    )
+    assert not study.measure(list(made()))[0].caution
 
 
 def test_a_batch_norm_that_uses_the_batch_in_evaluation_is_found_out(monkeypatch):

@@ -36,26 +36,26 @@ def _become_identity(norm: Any, mean: Tensor, var: Tensor) -> None:
 
 def in_evaluation(model: nn.Module, plain: nn.Module, x: Tensor) -> Found:
     errors = [
-        _error(norm(z), z, norm).abs().max().item()
+        _error(norm(z), z, norm)
         for norm, z in zip(norms_of(model), taken_in(model, x), strict=True)
     ]
     answers, before = model(x.clone()), plain(x.clone())
     moved = (answers - before).abs().max() / before.std()
-    return {"error": max(errors), "answers": moved.item()}
+    return {"error": _worst(errors), "answers": moved.item()}
 
 
 def with_own(model: nn.Module, draws: list[Tensor]) -> float:
     """The largest error with gamma and beta of each mini-batch, for that mini-batch alone."""
-    worst = 0.0
+    errors: list[Tensor] = []
     for x in draws:
         for norm, z in zip(norms_of(model), taken_in(model, x), strict=True):
             kept = norm.weight.clone(), norm.bias.clone()
             of = Moments.of(z)
             _become_identity(norm, of.mean, of.var)
-            worst = max(worst, _error(_trained(norm, z), z, norm).abs().max().item())
+            errors.append(_error(_trained(norm, z), z, norm))
             norm.weight.copy_(kept[0])
             norm.bias.copy_(kept[1])
-    return worst
+    return _worst(errors)
 
 
 def with_fixed(model: nn.Module, draws: list[Tensor], shape: Tensor | None) -> Found:
@@ -67,7 +67,7 @@ def with_fixed(model: nn.Module, draws: list[Tensor], shape: Tensor | None) -> F
             total, count = total + error.square().sum().item(), count + error.numel()
     size = len(draws[0])
     law = None if shape is None else math.sqrt(shape.mean().item() / size)
-    return {"error": math.sqrt(total / count), "law": law}
+    return {"error": math.sqrt(total / count) if count else math.nan, "law": law}
 
 
 def _trained(norm: Any, z: Tensor) -> Tensor:
@@ -76,6 +76,12 @@ def _trained(norm: Any, z: Tensor) -> Tensor:
         return norm.train()(z)
     finally:
         norm.eval()
+
+
+def _worst(errors: list[Tensor]) -> float:
+    """The largest of all: NaN where one is, or where no unit varies at all."""
+    found = [error.abs().max() for error in errors if error.numel()]
+    return torch.stack(found).max().item() if found else math.nan
 
 
 def _error(out: Tensor, z: Tensor, norm: Any) -> Tensor:
@@ -100,6 +106,8 @@ def shape_of(model: nn.Module, x: Tensor) -> Tensor | None:
             return None
         z = torch.cat(chunks).double()
         z = z[:, norm.running_var > 0]
+        if z.numel() == 0:  # no unit varies
+            continue
         z = (z - z.mean(0)) / z.std(0, correction=0)
         found.append(1 + (z.pow(4).mean(0) - 1) / 4)
-    return torch.cat(found)
+    return torch.cat(found) if found else None

@@ -18,7 +18,7 @@ Found = dict[str, Any]
 def gradient(model: nn.Module, biases: list[nn.Parameter], x: Tensor, y: Tensor) -> float:
     r"""The largest of all layers: norm of dL/db, relative to that of the sums of \|dL/dz\|."""
     copied = scratch(model).train()
-    worst = 0.0
+    found: list[Tensor] = []
     for norm, bias in paired(copied, biases):
         seen: list[Tensor] = []
 
@@ -30,8 +30,8 @@ def gradient(model: nn.Module, biases: list[nn.Parameter], x: Tensor, y: Tensor)
         hook.remove()
         by_value, by_bias = torch.autograd.grad(loss, [*seen, bias])
         apart = by_value.abs().movedim(1, 0).flatten(1).sum(1)
-        worst = max(worst, (by_bias.norm() / apart.norm()).item())
-    return worst
+        found.append(by_bias.norm() / apart.norm())
+    return torch.stack(found).max().item()  # NaN where one is: Python's max would pass it over
 
 
 def wandered(model: nn.Module, biases: list[nn.Parameter], before: list[Tensor]) -> float:

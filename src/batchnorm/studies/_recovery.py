@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from batchnorm.data import Examples
 from batchnorm.studies._averages import with_statistics
+from batchnorm.studies._taught import taught
 from batchnorm.surgery import recalibrate
 from batchnorm.train import evaluate
 
 LOST = 0.02  # a domain in which less accuracy is lost has nothing to recover
-LEARNED = 0.5  # a network that is right less often has little to lose
 CLEAN, AS_TRAINED, ANEW, SKEWED = "clean", "as trained", "measured anew", "of two classes"
 PRIOR = 16.0
 FEW, MANY = 32, 512
@@ -40,9 +40,11 @@ def anew(domain: str, model: nn.Module, new: Tensor, test: Examples) -> list[Fou
 
 
 def skewed(model: nn.Module, x: Tensor, y: Tensor, test: Examples) -> list[Found]:
-    """On images as they were trained on: of two classes, and as many of all."""
+    """On images as they were trained on: of two classes of more, and as many of all."""
     two = x[y < 2][:FEW]
     out: list[Found] = []
+    if len(two) < 2 or bool((y < 2).all()):
+        return out
     for way, images in ((SKEWED, two), (ANEW, x[: len(two)])):
         copied = with_statistics(model)
         recalibrate(copied, [_for(model, images)])
@@ -66,13 +68,19 @@ def accuracy(
     return found[-1]["accuracy"] if found else None
 
 
+def clean(rows: list[dict[str, Any]]) -> float | None:
+    """On images as they were trained on; None for a network that has learned too little."""
+    found = accuracy(rows, CLEAN, AS_TRAINED)
+    return found if taught(rows[0], found) else None
+
+
 def recovered(rows: list[dict[str, Any]], domain: str, size: int) -> float | None:
     """Of the accuracy that a domain costs, the share that statistics measured anew bring back."""
-    clean, trained = accuracy(rows, CLEAN, AS_TRAINED), accuracy(rows, domain, AS_TRAINED)
+    before, trained = clean(rows), accuracy(rows, domain, AS_TRAINED)
     anew = accuracy(rows, domain, ANEW, size)
-    if clean is None or trained is None or anew is None or clean - trained < LOST:
+    if before is None or trained is None or anew is None or before - trained < LOST:
         return None
-    return (anew - trained) / (clean - trained)
+    return (anew - trained) / (before - trained)
 
 
 def less_lost(
@@ -81,15 +89,15 @@ def less_lost(
     """Points of accuracy that a domain costs less with batch norm."""
     costs: list[float] = []
     for mine in (plain, normed):
-        clean, there = accuracy(mine, CLEAN, AS_TRAINED), accuracy(mine, domain, AS_TRAINED)
-        if clean is None or there is None or clean < LEARNED:
+        before, there = clean(mine), accuracy(mine, domain, AS_TRAINED)
+        if before is None or there is None:
             return None
-        costs.append(100 * (clean - there))
+        costs.append(100 * (before - there))
     return costs[0] - costs[1]
 
 
 def lost(rows: list[dict[str, Any]], way: str) -> float | None:
-    before, after = accuracy(rows, CLEAN, AS_TRAINED), accuracy(rows, CLEAN, way)
+    before, after = clean(rows), accuracy(rows, CLEAN, way)
     return None if before is None or after is None else 100 * (before - after)
 
 

@@ -3,8 +3,6 @@
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from batchnorm.data import Data, load
 from batchnorm.studies._arms import normed
 from batchnorm.studies._biases import Found, gradient, shifted, wandered
@@ -12,9 +10,9 @@ from batchnorm.studies._judge import Marks, by_seed, judge
 from batchnorm.studies._network import build, label, phrase
 from batchnorm.studies._norms import beside_biases
 from batchnorm.studies._sweep import SEEDS, networks
-from batchnorm.studies._trial import Setup, Trial
+from batchnorm.studies._taught import taught, tested_on, weakened
+from batchnorm.studies._trial import Setup, Trial, descended
 from batchnorm.studies._verdict import Verdict
-from batchnorm.train import train
 
 if TYPE_CHECKING:
     import altair as alt
@@ -106,31 +104,20 @@ def rows(trial: Trial, data: Data) -> list[Found]:
     # Insertion shares the weights with what it is given: the other arm needs its own.
     other = build(replace(trial, batch_norm=False), data)
     without = normed(trial.network, other, data)
-    pairs = zip(_trained(model, trial, data), _trained(without, trial, data), strict=False)
+    runs = (descended(trial, one, data) for one in (model, without))
     out: list[Found] = [
         {"step": a["step"], "with": a["validation_loss"], "without": b["validation_loss"]}
         | {"accuracy_with": a["test_accuracy"], "accuracy_without": b["test_accuracy"]}
-        for a, b in pairs
+        for a, b in zip(*runs, strict=False)
     ]
     out[-1] |= {
-        "gradient": max(first, gradient(model, biases, batch, labels)),
+        # In this order: of a network that was lost it is NaN, which max keeps where it comes first.
+        "gradient": max(gradient(model, biases, batch, labels), first),
         "wandered": wandered(model, biases, before),
         **shifted(model, biases, data, batch),
+        **tested_on(data),
     }
     return out
-
-
-def _trained(model: nn.Module, trial: Trial, data: Data) -> list[Any]:
-    return train(
-        model,
-        data,
-        optimizer=trial.optimizer,
-        learning_rate=trial.learning_rate,
-        steps=trial.steps,
-        batch_size=trial.batch_size,
-        seed=trial.seed,
-        every=trial.every,
-    )
 
 
 def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
@@ -201,20 +188,29 @@ def _still(rows: list[dict[str, Any]], optimizer: str, name: str) -> list[Verdic
 
 def _in_evaluation(ends: list[dict[str, Any]], name: str) -> list[Verdict]:
     marks = Marks(none=HARMED, claimed=UNHARMED, unit="points")
+    before = [row.get("accuracy_with") for row in ends]
+    caution = weakened(ends, before, UNHARMED)
+
+    def lost(what: str) -> list[float | None]:
+        pairs = zip(ends, before, strict=True)
+        return [row.get(what) if taught(row, accuracy) else None for row, accuracy in pairs]
+
     return [
         judge(
             NAME,
             f"evaluation with b shifted, {name}",
             "In evaluation too such a shift does no harm.",
-            [row.get("lost_evaluation") for row in ends],
+            lost("lost_evaluation"),
             note="Test accuracy lost: the running mean is that of the b it was measured with.",
+            caution=caution,
             **marks,
         ),
         judge(
             NAME,
             f"evaluation, running mean shifted too, {name}",
             "In evaluation the shift does no harm if the running mean is moved by as much.",
-            [row.get("lost_folded") for row in ends],
+            lost("lost_folded"),
+            caution=caution,
             **marks,
         ),
     ]

@@ -17,6 +17,7 @@ from batchnorm.studies._averages import (
 from batchnorm.studies._judge import Marks, by_seed, judge
 from batchnorm.studies._network import build, label, phrase
 from batchnorm.studies._sweep import SEEDS, networks
+from batchnorm.studies._taught import taught, tested_on, weakened
 from batchnorm.studies._trial import Setup, Trial
 from batchnorm.studies._verdict import Verdict
 from batchnorm.train import Row, train
@@ -89,14 +90,15 @@ def trials(setup: Setup) -> list[Trial] | str:
 def rows(trial: Trial, data: Data) -> list[Found]:
     """A row for each way to estimate, at each look; and what one example comes to at the end."""
     model = build(trial, data)
-    averages = Averages(model, MOMENTA)
+    averages, about = Averages(model, MOMENTA), tested_on(data)
     out: list[Found] = []
 
     def look(row: Row) -> None:
         if row["step"] in trial.option("looks") and not row.get("diverged"):
             with averages.paused():
                 out.extend(
-                    {"step": row["step"], **one} for one in judged(model, averages, data, SIZES)
+                    {"step": row["step"], **about, **one}
+                    for one in judged(model, averages, data, SIZES)
                 )
 
     train(
@@ -124,11 +126,12 @@ def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
 def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
     steps = max(row["step"] for row in rows)
     seeds = list(by_seed(rows).values())
+    caution = weakened(rows, [_population(mine, steps) for mine in seeds], AS_GOOD)
 
     def lost(metric: str, claim: str, note: str = "", **way: Any) -> Verdict:
         values = [_lost(mine, steps, **way) for mine in seeds]
         marks = Marks(none=WORSE, claimed=AS_GOOD, unit="points")
-        return judge(NAME, f"{metric}, {name}", claim, values, note=note, **marks)
+        return judge(NAME, f"{metric}, {name}", claim, values, note=note, caution=caution, **marks)
 
     def kept(momentum: float) -> str:
         begun, batches = 100 * (1 - momentum) ** steps, (2 - momentum) / momentum
@@ -174,17 +177,19 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
     ]
 
 
+def _population(rows: list[dict[str, Any]], step: int) -> float | None:
+    """The accuracy with population statistics."""
+    return next((r["accuracy"] for r in rows if (r["step"], r["way"]) == (step, POPULATION)), None)
+
+
 def _lost(rows: list[dict[str, Any]], step: int, **way: Any) -> float | None:
-    """Points of accuracy less than with population statistics."""
-    found = {
-        population: row.get("accuracy")
-        for row in rows
-        if row["step"] == step
-        for population in (row["way"] == POPULATION,)
-        if population or all(row.get(name) == value for name, value in way.items())
-    }
-    right, ours = found.get(True), found.get(False)
-    return None if right is None or ours is None else 100 * (right - ours)
+    """Points of accuracy less than with population statistics; None where none are to be lost."""
+    mine = [row for row in rows if row["step"] == step]
+    right = _population(rows, step)
+    ours = next((r for r in mine if all(r.get(name) == value for name, value in way.items())), None)
+    if right is None or ours is None or ours["accuracy"] is None or not taught(ours, right):
+        return None
+    return 100 * (right - ours["accuracy"])
 
 
 def _moved(rows: list[dict[str, Any]]) -> float | None:
