@@ -283,6 +283,30 @@ def test_what_a_mask_leaves_out_does_not_enter():
     assert of(seen, "batch_mean", path="") == pytest.approx(whole.mean(0).tolist(), abs=1e-6)
 
 
+@pytest.mark.parametrize("norm", [batchnorm.BatchNorm1d, batchnorm.BatchNormAct1d])
+def test_a_mask_around_the_model_leaves_out_the_same(norm):
+    model = nn.Sequential(nn.Identity(), norm(2))
+    x, mask = torch.randn(4, 2, 6), torch.rand(4, 6) > 0.4
+    with record(model) as seen, batchnorm.masked(model, mask):
+        model(x).sum().backward()
+    kept = x.transpose(1, 2)[mask]
+    assert of(seen, "batch_mean") == pytest.approx(kept.mean(0).tolist(), abs=1e-6)
+    assert sum(of(seen, "histogram")) == kept.numel()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_every_position_of_a_nested_tensor_enters(layout):
+    layer = batchnorm.BatchNorm1d(3, axis=-1)
+    parts = [torch.randn(n, 3) for n in (5, 2, 9)]
+    x = torch.nested.nested_tensor(parts, layout=layout)
+    with record(layer) as seen:
+        layer(x)
+    rows = torch.cat(parts)
+    assert of(seen, "batch_mean", path="") == pytest.approx(rows.mean(0).tolist(), abs=1e-6)
+    assert sum(of(seen, "histogram", path="")) == rows.numel()
+
+
 def test_channels_on_another_axis():
     layer, x = batchnorm.BatchNorm1d(3, axis=-1), torch.randn(4, 7, 3)
     model = nn.Sequential(layer, nn.Linear(3, 2))

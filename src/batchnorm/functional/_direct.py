@@ -60,7 +60,7 @@ class _Direct(_SingleLevelFunction):
         training: bool,
     ) -> Tensor:
         y, moments = _run(call, backend, running, training)
-        ctx.fixed = not training
+        ctx.fixed, ctx.moments = not training, moments  # `observe` reads them
         ctx.backend, ctx.eps, ctx.activation = backend, call.eps, call.activation
         ctx.residual_dtype = None if residual is None else residual.dtype
         if call.activation.kind == "identity":  # z is not needed again, and they may change

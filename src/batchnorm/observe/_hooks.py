@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from batchnorm.observe._layers import axis_of, is_batch_norm, tensor_in, unwrapped
-from batchnorm.observe._parts import Part, part_of, together
+from batchnorm.observe._layers import axis_of, is_batch_norm, tells_moments, tensor_in, unwrapped
+from batchnorm.observe._parts import Part, mask_of, part_of, squares_of, together, told_by
+from batchnorm.observe._states import States, gradients_of, states_of
 
 Seen = dict[tuple[str, str], Part]  # by path and what: input, output, gradient
-States = dict[tuple[str, str], Tensor]  # by path and quantity
 
 
 class Hook:
@@ -53,6 +54,7 @@ class Watch:
     ) -> None:
         self.root, self.layers, self.every, self.done = root, layers, every, done
         self.axes = {path: axis_of(module) for path, module in layers.items()}
+        self.norms = {path: module for path, module in layers.items() if is_batch_norm(module)}
         self.inner = unwrapped(root)
         self.compiled = any(map(_is_compiled, root.modules()))
         self.optimizer = optimizer
@@ -62,8 +64,9 @@ class Watch:
         self.running = False  # a forward of that step
         self.fresh: list[tuple[tuple[str, str], Part]] = []  # of the forward that is running
         self.seen: dict[tuple[str, str], list[Part]] = {}
-        self.states: States = {}
-        self.started: set[str] = set()  # layers whose states are kept
+        self.states: States = []
+        self.telling = {path for path, module in self.norms.items() if tells_moments(module)}
+        self.late = {p for p, m in self.norms.items() if any(map(is_lazy, m.parameters()))}
         self.followed: set[str] = set()  # layers whose gradients are waited for
         self.reached: set[str] = set()  # layers that a backward pass has come through
         self.lasting, self.step_long, self.forward_long = ExitStack(), ExitStack(), ExitStack()
@@ -110,6 +113,8 @@ class Watch:
         if self.count % self.every == 0:
             if self.open is None:
                 self._open()
+            if not self.seen:  # the first forward, or that after one that raised
+                self.states = states_of(self.norms)
             self.running = True
             if self.compiled:  # compiled code calls no hooks
                 self.forward_long.enter_context(torch.compiler.set_stance("force_eager"))
@@ -138,7 +143,7 @@ class Watch:
     def _look_at(self, paths: list[str], keep: Callable[..., object]) -> None:
         for path in paths:
             module = self.layers[path]
-            if is_batch_norm(module):
+            if path in self.norms and path not in self.telling:
                 before = Hook(partial(self._before, path))
                 keep(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             after = Hook(partial(self._after, path))
@@ -150,33 +155,32 @@ class Watch:
         if self.open is not None and self.seen:
             kept = {key: together(parts) for key, parts in self.seen.items()}
             self.done(self.open, kept, self.states)
-        self.open, self.seen, self.states = None, {}, {}
-        self.started, self.followed = set(), set()
+        self.open, self.seen, self.states = None, {}, []
+        self.followed = set()
 
     def _before(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         # Before it is called, since a layer may write its output over its input.
         x = tensor_in(args) if args else tensor_in(kwargs.get("input"))
         if not self.running or x is None or _recomputing():
             return
-        self._keep(path, "input", part_of(x, self.axes[path], kwargs.get("mask")))
-        if path in self.started:
-            return
-        self.started.add(path)
-        for name in ("running_mean", "running_var"):
-            value = getattr(module, name, None)
-            if value is not None:
-                self.states[path, name] = value.detach().clone()
-        for name, quantity in (("weight", "gamma"), ("bias", "beta")):
-            value = getattr(module, name, None)
-            if value is not None:
-                self.states[path, quantity] = value.detach().clone()
+        axis = self.axes[path]
+        self._keep(path, "input", part_of(x, axis, mask_of(module, x, axis, kwargs)))
+        if path in self.late:
+            self.late.discard(path)
+            self.states += states_of({path: module})
 
     def _after(self, path: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+        recomputing = _recomputing()
         y = tensor_in(result)
-        if y is None or not (self.running or _recomputing()):
+        if y is None or not (self.running or recomputing):
             return
-        axis, mask = self.axes[path], kwargs.get("mask") if is_batch_norm(module) else None
-        if not _recomputing():
+        axis, norm = self.axes[path], path in self.norms
+        mask = mask_of(module, y, axis, kwargs) if norm else None
+        if not recomputing:
+            if path in self.telling:
+                x = tensor_in(args) if args else tensor_in(kwargs.get("input"))
+                found = told_by(y, axis) or (None if x is None else part_of(x, axis, mask))
+                self._keep(path, "input", found)
             self._keep(path, "output", part_of(y, axis, mask))
         elif path in self.followed:
             return
@@ -194,7 +198,7 @@ class Watch:
     ) -> None:
         if step != self.open:
             return
-        part = part_of(gradient, axis, mask)
+        part = squares_of(gradient, axis, mask)
         if part is not None:
             self.seen.setdefault((path, "gradient"), []).append(part)
         if not self.reached:
@@ -203,12 +207,7 @@ class Watch:
         self.reached.add(path)
 
     def _after_backward(self) -> None:
-        for path in self.reached:
-            module = self.layers[path]
-            for name, quantity in (("weight", "gamma"), ("bias", "beta")):
-                value = getattr(module, name, None) if (path, quantity) in self.states else None
-                if value is not None and value.is_leaf and value.grad is not None:
-                    self.states[path, f"{quantity}_gradient"] = value.grad.detach().clone()
+        self.states += gradients_of({p: self.norms[p] for p in self.reached if p in self.norms})
         self.reached.clear()
 
 

@@ -81,6 +81,12 @@ def is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, _NormBase) and not isinstance(module, _InstanceNorm)
 
 
+def tells_moments(module: nn.Module) -> bool:
+    """A layer of ours as it is, which leaves its input alone and tells what it measured."""
+    ours = type(module).__module__ in ("batchnorm.layers.batch_norm", "batchnorm.layers.act")
+    return ours and not getattr(module, "inplace", False)
+
+
 def axis_of(module: nn.Module) -> int:
     """Where the channels of a layer's values are."""
     if is_batch_norm(module):
@@ -92,8 +98,8 @@ def axis_of(module: nn.Module) -> int:
 def tensor_in(value: Any) -> Tensor | None:
     """The floating tensor that a layer was given or gave: the first one of several."""
     if isinstance(value, Tensor):
-        plain = value.layout == torch.strided and value.is_floating_point() and value.numel()
-        return value if plain else None
+        laid = value.layout == torch.strided or value.is_nested
+        return value if laid and value.is_floating_point() and value.numel() else None
     if isinstance(value, tuple | list):
         return next((x for one in value if (x := tensor_in(one)) is not None), None)
     return None

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from batchnorm.moments import Moments
 from batchnorm.observe._parts import Part
 
 Array = np.ndarray[Any, Any]
@@ -40,30 +41,35 @@ def measured(parts: Sequence[Part], shape: bool, at: Sequence[float], bins: int)
     out: dict[int, Measured] = {}
     for group in alike.values():
         mine = [parts[i] for i in group]
-        sample = _wide(torch.stack([part.sample for part in mine], 1))
-        shapes = _shapes(sample, at, bins) if shape else [NO_SHAPE] * len(mine)
-        found = map(Measured, *_moments(mine, sample), shapes)
-        out |= zip(group, found, strict=True)
+        known = [part.moments for part in mine if part.moments is not None]
+        shapes = [NO_SHAPE] * len(mine)
+        sample = torch.empty(0)
+        if shape or not known:
+            sample = _wide(torch.stack([part.sample for part in mine]))
+        if shape:
+            shapes = _shapes(sample, at, bins)
+        means, variances = _merged(known) if known else _moments(sample)
+        out |= zip(group, map(Measured, means, variances, shapes), strict=True)
     return [out[i] for i in range(len(parts))]
 
 
-def _moments(parts: list[Part], sample: Tensor) -> tuple[Array, Array]:
-    """Means and variances, ``(parts, C)``; the sample is ``(positions, parts, C)``."""
-    known = [part.moments for part in parts if part.moments is not None]
-    if known:
-        mean, var = torch.stack([m.mean for m in known]), torch.stack([m.var for m in known])
-        return mean.cpu().numpy(), var.cpu().numpy()
+def _merged(known: list[Moments]) -> tuple[Array, Array]:
+    """Means and variances, ``(parts, C)``, that are known already."""
+    both = torch.stack([m.mean for m in known]), torch.stack([m.var for m in known])
+    return both[0].cpu().numpy(), both[1].cpu().numpy()
+
+
+def _moments(sample: Tensor) -> tuple[Array, Array]:
+    """Means and variances, ``(parts, C)``, of ``(parts, positions, C)``."""
     # Less the first value, so that a mean far from zero costs no digits; means as a matrix product.
-    values = sample.flatten(1)
-    first = values[:1]
-    values = values - first
-    each = values.new_full((1, len(values)), 1 / len(values))
+    first = sample[:, :1]
+    values = sample - first
+    each = values.new_full((len(values), 1, values.shape[1]), 1 / values.shape[1])
     mean = each @ values
     values -= mean
     var = each @ values.square_()
     whole = first.double() + mean
-    mean, var = (x.double().view(sample.shape[1:]) for x in (whole, var))
-    return mean.numpy(), var.numpy()
+    return whole[:, 0].double().numpy(), var[:, 0].double().numpy()
 
 
 def _wide(sample: Tensor) -> Tensor:
@@ -74,50 +80,40 @@ def _wide(sample: Tensor) -> Tensor:
 def _shapes(sample: Tensor, at: Sequence[float], bins: int) -> list[Shape]:
     values = sample.numpy()
     with np.errstate(invalid="ignore", over="ignore"):  # a diverged layer is told as it is
-        return list(map(Shape, percentiles(values, at), *histograms(values, bins)))
+        ordered = np.sort(values, axis=1)
+        return [
+            Shape(percentiles(mine, at), *histogram(part, mine[0].min(), mine[-1].max(), bins))
+            for part, mine in zip(values, ordered, strict=True)
+        ]
 
 
-def percentiles(values: Array, at: Sequence[float]) -> Array:
-    """Over the first axis of ``(positions, parts, C)``, interpolated as NumPy does it.
+def percentiles(ordered: Array, at: Sequence[float]) -> Array:
+    """Over the first axis of sorted values ``(positions, C)``, interpolated as NumPy does it.
 
     Returns:
-        ``(parts, percentiles, C)``.
+        ``(percentiles, C)``.
 
-    >>> percentiles(np.array([[[1.0]], [[2.0]], [[4.0]]]), (25, 50)).tolist()
-    [[[1.5], [2.0]]]
+    >>> percentiles(np.array([[1.0], [2.0], [4.0]]), (25, 50)).tolist()
+    [[1.5], [2.0]]
     """
-    ordered = np.sort(values, axis=0)
     place = np.asarray(at, dtype=float) / 100 * (len(ordered) - 1)
     low = place.astype(int)
     below, above = ordered[low], ordered[np.minimum(low + 1, len(ordered) - 1)]
-    between = below + (above - below) * (place - low)[:, None, None].astype(values.dtype)
-    return between.transpose(1, 0, 2)
+    return below + (above - below) * (place - low)[:, None].astype(ordered.dtype)
 
 
-def histograms(values: Array, bins: int) -> tuple[Array, Array]:
-    """Counts of each part's values in bins of equal width between its ends, finite values only.
+def histogram(values: Array, low: Any, high: Any, bins: int) -> tuple[Array, Array]:
+    """Counts in bins of equal width between the ends, finite values only, and these ends.
 
-    Returns:
-        Counts ``(parts, bins)`` and ends ``(parts, 2)``.
-
-    >>> counts, ends = histograms(np.array([[[0.0, 1.0]], [[3.0, 4.0]]]), 2)
+    >>> counts, ends = histogram(np.array([0.0, 1.0, 3.0, 4.0]), 0.0, 4.0, 2)
     >>> counts.tolist(), ends.tolist()
-    ([[2, 2]], [[0.0, 4.0]])
+    ([2, 2], [0.0, 4.0])
     """
-    parts = values.shape[1]
-    low, high = values.min((0, 2)), values.max((0, 2))
-    here = None if np.isfinite(high - low).all() else np.isfinite(values)
-    if here is not None:
-        low = np.where(here, values, np.inf).min((0, 2))
-        high = np.where(here, values, -np.inf).max((0, 2))
-        low, high = (np.where(np.isfinite(end), end, 0) for end in (low, high))
-    width = np.where(high > low, high - low, 1)
-    places = values - low[:, None]
-    places *= (bins / width)[:, None]
-    np.minimum(places, bins - 1, out=places)
-    if here is not None:
-        places[~here] = parts * bins  # a bin of its own, which is dropped
-    whole = places.astype(np.intp)
-    whole += (np.arange(parts) * bins)[:, None]
-    counts = np.bincount(whole.reshape(-1), minlength=parts * bins)[: parts * bins]
-    return counts.reshape(parts, bins), np.stack([low, high], 1).astype(float)
+    if not np.isfinite(high - low):
+        values = values[np.isfinite(values)].astype(float)  # ends may be too far apart otherwise
+        low, high = (values.min(), values.max()) if len(values) else (0.0, 0.0)
+    places = values - low
+    places *= bins / (high - low) if high > low else 1.0
+    counts = np.bincount(places.astype(np.intp).reshape(-1), minlength=bins + 1)
+    counts[bins - 1] += counts[bins:].sum()  # the highest value lies on the last bin's end
+    return counts[:bins], np.array([low, high], dtype=float)

@@ -1,10 +1,10 @@
 """What is kept of a layer's values while the model runs: copies of few, moments of many."""
 
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from batchnorm.moments import Moments
 
@@ -29,6 +29,34 @@ class Part(NamedTuple):
         return self.sample.numel() * self.sample.element_size()
 
 
+def mask_of(module: nn.Module, x: Tensor, axis: int, kwargs: dict[str, Any]) -> Tensor | None:
+    """The mask of a batch norm's call: its own, or what `batchnorm.masked` puts around it."""
+    mask = kwargs.get("mask")
+    ambient = getattr(module, "ambient", None) if mask is None else None
+    return mask if ambient is None or x.is_nested else ambient.fitted(x, axis)
+
+
+def told_by(y: Tensor, axis: int) -> Part | None:
+    """The moments of the input, from a call of ours that has normalized with them."""
+    call: Any = y.grad_fn
+    moments: Tensor | None = getattr(call, "moments", None)
+    if moments is None or call.fixed or moments.shape[1] != y.shape[axis]:
+        return None
+    return Part(y.new_empty(0, moments.shape[1]), Moments.unpack(moments))
+
+
+def squares_of(x: Tensor, axis: int, mask: Tensor | None = None) -> Part | None:
+    """Keep what the mean square needs: of many values itself, as a variance about zero."""
+    if mask is not None or x.is_nested or x.dim() < 2 or (x.dim() == 2 and len(x) <= POSITIONS):
+        return part_of(x, axis, mask)
+    x, count = x.detach(), x.numel() // x.shape[axis]
+    wide = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+    axes = [i for i in range(x.dim()) if i != axis % x.dim()]
+    square = torch.linalg.vector_norm(x, dim=axes, dtype=wide).double().square_().div_(count)
+    counts = torch.full_like(square, count)
+    return Part(x.new_empty(0, len(square)), Moments(counts, torch.zeros_like(square), square))
+
+
 def part_of(x: Tensor, axis: int, mask: Tensor | None = None) -> Part | None:
     """Keep what the statistics of `x` need; None where the mask leaves nothing.
 
@@ -37,6 +65,9 @@ def part_of(x: Tensor, axis: int, mask: Tensor | None = None) -> Part | None:
     x = x.detach()
     if mask is None and x.dim() == 2 and x.shape[0] <= POSITIONS and axis in (1, -1):
         return Part(x.clone())
+    if x.is_nested:
+        rows = [one.movedim(axis - 1 if axis > 0 else axis, -1) for one in x.unbind()]
+        x, axis = torch.cat([one.flatten(0, -2) for one in rows]), 1
     x = x.movedim(axis, 1) if x.dim() > 1 else x.reshape(-1, 1)
     if mask is not None:
         return _masked(x, mask.detach())
@@ -69,7 +100,7 @@ def together(parts: list[Part]) -> Part:
     """Several calls as one."""
     if len(parts) == 1:
         return parts[0]
-    sample = torch.cat([part.sample for part in parts])
+    sample = torch.cat([part.sample for part in parts])  # none of those that are told by moments
     if all(part.moments is None for part in parts):
         return Part(sample)
     return Part(sample, reduce(Moments.merge, [p.moments or Moments.of(p.sample) for p in parts]))

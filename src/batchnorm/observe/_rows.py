@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from batchnorm.observe._hooks import Seen, States
+from batchnorm.observe._hooks import Seen
 from batchnorm.observe._measured import Array, Measured, measured
+from batchnorm.observe._states import States, told
 
 COUNTS, ENDS = "histogram", "histogram_ends"
 AT_ONCE = 2**20  # bytes of samples that wait to be measured together
@@ -127,10 +128,11 @@ class Record:
         if self._waiting:
             self._measure()
         for step, states in self._states:
-            told = {key: value.float().cpu().numpy() for key, value in states.items()}
+            named = told(states)
             for path in self._paths:
-                mine = {name: values for (at, name), values in told.items() if at == path}
-                self._of_layer(step, path, mine)
+                mine = {name: values for (at, name), values in named.items() if at == path}
+                if any((step, path, what) in self._found for what in ("input", "output")):
+                    self._of_layer(step, path, mine)
         self._found, self._states = {}, []
         return self._rows
 

@@ -59,7 +59,8 @@ def record(
       ``gamma_gradient``, ``beta_gradient``, as the backward pass left them in ``.grad``.
 
     Moments are of all values. Percentiles and histograms are of 1024 positions a call,
-    evenly spread, where a channel has more. What a mask leaves out does not enter.
+    evenly spread, where a channel has more. What a mask leaves out, given to a layer or put around
+    the model by :func:`batchnorm.masked`, does not enter; every position of a nested tensor does.
 
     Args:
         model: what is called in the training loop: for a model in DataParallel,
