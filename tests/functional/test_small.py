@@ -385,3 +385,57 @@ def test_axes_and_groups_agree():
         y = batch_norm(x, training=True, ghost_size=size, axis=axis)
         right = batch_norm(x.movedim(2, 1), training=True, ghost_size=size).movedim(1, 2)
         torch.testing.assert_close(y, right)
+
+
+@pytest.mark.parametrize("way", ["past the operators", "through them"])
+@pytest.mark.parametrize("mask", [None, MASK > 0, MASK], ids=["all", "bool", "weights"])
+def test_running_statistics_that_normalize_move_group_by_group(way, mask):
+    x = torch.randn(11, 3, dtype=torch.float64) + torch.arange(11)[:, None]
+    around = torch.autograd.profiler.profile if way == "through them" else contextlib.nullcontext
+    state = buffers()
+    loop = [b.clone() for b in state]
+    y = batch_norm(x, *state[:2], mask=mask)
+    with around():
+        ours = batch_norm(
+            x, *state[:2], training=False, update=True, mask=mask, ghost_size=4,
+            num_batches_tracked=state[2], skipped=state[3],
+        )  # fmt: skip
+    in_groups(x, 4, *loop, mask=mask)
+    torch.testing.assert_close(ours, y)
+    torch.testing.assert_close(state, tuple(loop))
+    assert state[2] == 3
+
+
+@pytest.mark.parametrize("one_value", ["running", "beta"])
+@pytest.mark.parametrize("mask", [None, torch.tensor([True])])
+def test_one_value_does_not_move_what_normalizes_it(one_value, mask):
+    x, state = torch.randn(1, 3, dtype=torch.float64), buffers()
+    before = [b.clone() for b in state]
+    y = batch_norm(
+        x, *state[:2], training=False, update=True, mask=mask, one_value=one_value,
+        num_batches_tracked=state[2], skipped=state[3],
+    )  # fmt: skip
+    torch.testing.assert_close(y, batch_norm(x, *before[:2]))
+    assert all(map(torch.equal, state, before))
+
+
+@pytest.mark.parametrize("options", [{"one_value": "mean"}, {"ghost_size": 0}, {"renorm": (0, 1)}])
+def test_unknown_options_are_refused_in_evaluation_too(options):
+    with pytest.raises(ValueError, match="expect"):
+        batch_norm(torch.randn(4, 3), torch.zeros(3), torch.ones(3), **options)
+
+
+@pytest.mark.parametrize("one_value", ["running", "beta"])
+def test_a_batch_of_one_value_compiles_as_one_graph(one_value):
+    def f(x, mean, var):
+        return batch_norm(x, mean, var, training=True, one_value=one_value)
+
+    x, (mean, var, *_) = torch.randn(1, 3, dtype=torch.float64), buffers()
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, mean, var), f(x, mean, var))
+
+
+def test_a_batch_of_one_value_that_does_not_compile_says_why():
+    compiled = torch.compile(batch_norm, backend="aot_eager")
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        compiled(torch.randn(1, 3), training=True)

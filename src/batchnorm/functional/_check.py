@@ -146,6 +146,8 @@ def _wrong_kind(name: str, value: Tensor, x: Tensor) -> ValueError:
 
 def _pooled(x: Tensor) -> Tensor:
     """`x` with the axes that `torch.vmap` hides, over which statistics pool."""
+    if not torch._C._are_functorch_transforms_active():  # what follows breaks a compiled graph
+        return x
     while is_functorch_wrapped_tensor(x):
         x = get_unwrapped(x)
     return x

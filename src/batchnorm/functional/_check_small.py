@@ -18,6 +18,7 @@ class Small(NamedTuple):
     ghost_size: int | None
     renorm: tuple[float, float] | None
     group: str = ""
+    training: bool = True
 
 
 def check_group(group: Tensor, x: Tensor, size: int) -> None:
@@ -51,7 +52,7 @@ def check_renorm(renorm: tuple[float, float] | None) -> None:
 
 
 def check_options(small: Small, running_mean: Tensor | None, running_var: Tensor | None) -> None:
-    """Check the options for a call in training, which may need running statistics."""
+    """Check the options for a call, which may need running statistics in training."""
     check_small(small.one_value, small.ghost_size)
     check_renorm(small.renorm)
     if small.ghost_size is not None and small.group:

@@ -19,7 +19,7 @@ from batchnorm.moments import per_channel
 
 
 def batch_norm(call: Call, backend: str, running: Running, small: Small) -> Tensor:
-    """Normalize in training; each group by itself where there is a size for them.
+    """Normalize, and move running statistics; each group by itself where there is a size for them.
 
     Where running statistics normalize, they are for all groups those from before this call.
     """
@@ -29,7 +29,7 @@ def batch_norm(call: Call, backend: str, running: Running, small: Small) -> Tens
     before = running
     if len(parts) > 1 and running.mean is not None and running.var is not None:
         before = running._replace(mean=running.mean.clone(), var=running.var.clone())
-    if small.one_value == "raise":
+    if small.one_value == "raise" and small.training:
         for part in parts:
             check_group(part.x, call.x, small.ghost_size)
     return _ghost.together(
@@ -47,6 +47,8 @@ class _Group(NamedTuple):
     before: Running
 
     def normalize(self) -> Tensor:
+        if not self.small.training:
+            return self._normalize_by_running()
         if self.small.one_value != "raise":
             if self.call.mask is not None or self.small.group:
                 return self._normalize_masked()
@@ -54,6 +56,15 @@ class _Group(NamedTuple):
                 return self._normalize_one()
         call = self.call if self.small.renorm is None else self._renormalized(self._statistics())
         return self._by(call, self.running, True)
+
+    def _normalize_by_running(self) -> Tensor:
+        """What the options say of the running statistics' move holds all the same."""
+        seen = self._statistics()
+        y = self._by_running(seen)
+        if self.small.one_value != "raise" and self.running.pool is None:
+            seen = torch.where(seen[0] > 1, seen, 0.0)
+        self._move(seen)
+        return y
 
     def _normalize_one(self) -> Tensor:
         """What moves no running statistics may still be one of a pool's many values."""

@@ -221,14 +221,14 @@ def batch_norm(
             pool,
         )
         small = None
-        if training and (one_value != "raise" or ghost_size is not None or renorm is not None):
-            small = Small(one_value, ghost_size, renorm, group)
+        if one_value != "raise" or ghost_size is not None or renorm is not None:
+            small = Small(one_value, ghost_size, renorm, group, training)
             check_options(small, running_mean, running_var)
     except Exception:
         _sync.refuse(group)
         raise
     y = None
-    if small is not None:
+    if small is not None and (training or moves):
         y = _small.batch_norm(call, backend or "", running, small)
     elif group:
         y = _dispatched.batch_norm(call, backend or "", running, training, group)
