@@ -22,6 +22,7 @@ STUDIES = (
     "depth",
     "shift",
     "new_domain",
+    "dropout",
     "test_time",
 )
 SCALES = ("quick", "full")

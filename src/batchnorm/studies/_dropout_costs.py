@@ -1,0 +1,103 @@
+"""What dropout costs in accuracy beside batch norm: verdicts of the study of dropout."""
+
+from statistics import median
+from typing import Any
+
+from batchnorm.studies._dropped import LAST
+from batchnorm.studies._judge import judge
+from batchnorm.studies._orders import ALONE, BARE, ORDERS, PLAIN, Arm, Arms, Name
+from batchnorm.studies._sweep import too_few
+from batchnorm.studies._verdict import Verdict
+
+NAME = "dropout"
+UNHARMED, HARMED = 1.0, 2.0  # points of accuracy: less decides nothing; what is told apart
+
+
+def lost(arms: Arms, name: Name, network: str) -> Verdict:
+    """Points of test accuracy that an order and rate loses; a run that was lost has lost all."""
+    order, rate = name
+    alone, ours = arms[ALONE, 0.0], arms[name]
+    return judge(
+        NAME,
+        f"accuracy lost, {order}, rate {rate:g}, {network}",
+        f"Batch norm loses no test accuracy by {order} at rate {rate:g} ({network}).",
+        [*_costs(arms, ALONE, name).values()],
+        note=f"Medians: {ours.told()}; batch norm alone {alone.told()}{_without(arms, rate)}. "
+        f"Batch norm alone ends at a loss of {alone.middle('loss')} in training and "
+        f"{alone.middle('test_loss')} on the test set: dropout is against such a difference.",
+        caution=" ".join(filter(None, [_anyway(arms, name), _few(alone)])),
+        none=HARMED,
+        claimed=UNHARMED,
+        unit="points",
+    )
+
+
+def lost_anew(arms: Arms, name: Name, network: str) -> Verdict:
+    order, rate = name
+    alone = arms[ALONE, 0.0]
+
+    def points(row: dict[str, Any]) -> float | None:
+        test, anew = alone.test.get(row["seed"]), row.get("anew")
+        return None if test is None or anew is None else 100 * (test - anew)
+
+    return judge(
+        NAME,
+        f"accuracy lost, statistics anew, {order}, rate {rate:g}, {network}",
+        f"With statistics measured anew without dropout nothing is lost by {order} at rate "
+        f"{rate:g} ({network}).",
+        arms[name].each(points),
+        note="Measured over the training set, in evaluation mode.",
+        caution=_few(alone),
+        none=HARMED,
+        claimed=UNHARMED,
+        unit="points",
+    )
+
+
+def compared(arms: Arms, name: Name, network: str) -> Verdict:
+    """What an order and rate costs beside batch norm, less what dropout costs without it."""
+    order, rate = name
+    with_it, without = _costs(arms, ALONE, name), _costs(arms, PLAIN, (BARE, rate))
+    return judge(
+        NAME,
+        f"accuracy lost, less that without batch norm, {order}, rate {rate:g}, {network}",
+        f"Dropout costs no more accuracy beside batch norm than without it: {order} at rate "
+        f"{rate:g} ({network}).",
+        [with_it[seed] - without[seed] for seed in with_it if seed in without],
+        note=f"Without batch norm it costs {median(without.values()):.1f} points, with it "
+        f"{median(with_it.values()):.1f} (medians).",
+        caution=_few(arms[ALONE, 0.0]),
+        none=HARMED,
+        claimed=UNHARMED,
+        unit="points",
+    )
+
+
+def _costs(arms: Arms, without: str, name: Name) -> dict[int, float]:
+    """Points of accuracy that an arm loses against the one without dropout, by seed."""
+    start, end = arms[without, 0.0].test, arms[name].test
+    return {seed: 100 * (start[seed] - end[seed]) for seed in start if seed in end}
+
+
+def _anyway(arms: Arms, name: Name) -> str:
+    """A caution where dropout at the same places costs enough to count without batch norm too."""
+    order, rate = name
+    if order == ORDERS[LAST]:
+        return ""
+    points = median(_costs(arms, PLAIN, (BARE, rate)).values())
+    if points < UNHARMED:
+        return ""
+    return (
+        f"Dropout at rate {rate:g} costs {points:.1f} points without batch norm too: "
+        "what is lost here is not all for want of fitting together."
+    )
+
+
+def _few(alone: Arm) -> str:
+    return too_few(alone.run, median(alone.test.values()))
+
+
+def _without(arms: Arms, rate: float) -> str:
+    """The arms without batch norm, in words."""
+    bare = [(BARE, arms.get((BARE, rate))), (PLAIN, arms.get((PLAIN, 0.0)))]
+    return "".join(f"; {name} {one.told()}" for name, one in bare if one)
