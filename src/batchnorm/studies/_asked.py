@@ -21,6 +21,7 @@ STUDIES = (
     "initialization",
     "depth",
     "shift",
+    "landscape",
     "new_domain",
     "dropout",
     "test_time",
