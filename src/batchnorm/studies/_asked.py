@@ -23,6 +23,7 @@ STUDIES = (
     "shift",
     "landscape",
     "new_domain",
+    "noise",
     "dropout",
     "test_time",
 )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Required, TypedDict
 
-from batchnorm.studies._verdict import INCONCLUSIVE, Verdict, bootstrap, decide, interval
+from batchnorm.studies._verdict import INCONCLUSIVE, Verdict, agrees, bootstrap, decide, interval
 
 
 class Marks(TypedDict, total=False):
@@ -53,6 +53,34 @@ def judge(
         return Verdict(study, claim, metric, *empty, note, caution=caution)
     value, low, high = bootstrap(kept)
     word = decide(low, high, none=none, claimed=claimed)
+    held = interval(len(kept))
+    return Verdict(study, claim, metric, value, low, high, word, unit, rule, note, held, caution)
+
+
+def predicted(
+    study: str,
+    metric: str,
+    claim: str,
+    values: Sequence[float | None],
+    expected: float,
+    tolerance: float,
+    *,
+    unit: str = "",
+    note: str = "",
+) -> Verdict:
+    """The verdict on a value that theory gives; a seed without one is left out, and said so."""
+    kept = [value for value in values if value is not None and math.isfinite(value)]
+    rule = (
+        f"supported: the whole interval within {tolerance:.2g} of {expected:.3g}; contradicted: "
+        "all of it further away on one side; inconclusive: otherwise"
+    )
+    lost = f"{len(values) - len(kept)} of {len(values)} seeds gave no number, and are left out."
+    caution = lost if len(kept) < len(values) else ""
+    if 2 * len(kept) <= len(values):
+        nothing = (None, None, None, INCONCLUSIVE, unit, rule)
+        return Verdict(study, claim, metric, *nothing, note, caution=caution)
+    value, low, high = bootstrap(kept)
+    word = agrees(low, high, expected=expected, tolerance=tolerance)
     held = interval(len(kept))
     return Verdict(study, claim, metric, value, low, high, word, unit, rule, note, held, caution)
 
