@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAME = "noise"
 LECTURE = "L15"
-TITLE = "The noise of mini-batches regularizes slightly"
+TITLE = "Mini-batches add noise, the less the bigger they are"
 CLAIM = (
     "Each mini-batch is scaled by its own mean and variance, which are noisy; this adds some noise "
     "to the hidden units and so has a slight regularization effect. A bigger mini-batch, say 512 "
