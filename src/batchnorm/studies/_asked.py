@@ -14,6 +14,7 @@ from batchnorm.studies._trial import Setup
 STUDIES = (
     "speed",
     "learning_rate",
+    "scale_and_shift",
     "identity",
     "placement",
     "bias",

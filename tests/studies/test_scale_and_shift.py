@@ -1,0 +1,150 @@
+"""The study of L2: real rows, rows made up for each verdict, and a batch norm with a fault."""
+
+import json
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from torch import nn
+
+from batchnorm.data import load
+from batchnorm.layers import BatchNorm1d
+from batchnorm.studies import scale_and_shift as study
+from batchnorm.studies._network import build
+from batchnorm.studies._scales import freeze, told
+from batchnorm.studies._trial import Setup, Trial
+
+
+def rows_of(trial):
+    trial = replace(trial, data="digits8x8", steps=20, every=10)
+    flat = {**asdict(trial), **dict(trial.options), "key": trial.key("")}
+    return json.loads(json.dumps([{**flat, **r} for r in trial.run()], allow_nan=False))
+
+
+def real(setup=None, seeds=1):
+    mine = [t for t in study.trials(setup or Setup()) if t.activation != "sigmoid"]
+    return [row for trial in mine if trial.seed < seeds for row in rows_of(trial)]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return real()
+
+
+def made(error=1e-7, gamma=0.2, beta=0.2, off=30.0, own=0.8, output=0.6, seeds=5):
+    for seed in range(seeds):
+        for arm, accuracy in ((study.ALL, 0.9), (study.OWN, own), (study.OUTPUT, output)):
+            for step in (0, 100):
+                yield {
+                    **{"activation": "relu", "seed": seed, "trained": arm, "layer": "1.1"},
+                    **{"step": step, "steps": 100, "learning_rate": 0.1},
+                    **{"test_accuracy": accuracy if step else 0.1},
+                    **{"error": error, "gamma": gamma, "beta": beta, "off": off},
+                }
+
+
+def words(rows):
+    return {v.metric.rpartition(",")[0]: v.verdict for v in study.measure(list(rows))}
+
+
+def test_the_arms_differ_in_what_is_trained_alone():
+    trials = study.trials(Setup())
+    assert len(trials) == len(set(trials)) == 2 * 3 * 5
+    assert len({replace(t, options={}) for t in trials}) == 2 * 5
+
+
+def test_each_arm_trains_its_own_parameters():
+    data = load("digits8x8")
+    counts = {}
+    for arm in (study.ALL, study.OWN, study.OUTPUT):
+        model = build(Trial(batch_norm=True, data="digits8x8", depth=1, width=9), data)
+        freeze(model, arm)
+        counts[arm] = [tuple(p.shape) for p in model.parameters() if p.requires_grad]
+    assert counts[study.OWN] == [(9,), (9,)]
+    assert counts[study.OUTPUT] == [(10, 9), (10,)]
+    assert len(counts[study.ALL]) == 5
+
+
+def test_real_rows_repeat_and_the_moments_are_exact(rows):
+    assert rows == real()
+    assert words(rows)["moments"] == "supported"
+    first = [r for r in rows if r["step"] == 0]
+    assert {(r["gamma"], r["beta"], r["off"]) for r in first} == {(0.0, 0.0, 0.0)}
+    still = [r for r in rows if r["trained"] == study.OUTPUT]
+    assert {(r["gamma"], r["beta"]) for r in still} == {(0.0, 0.0)}
+    assert all(r["gamma"] > 0 for r in rows if r["trained"] != study.OUTPUT and r["step"])
+    for chart in study.charts(rows).values():
+        chart.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("values", "metric", "word"),
+    [
+        ({}, "moments", "supported"),
+        ({"error": 1e-3}, "moments", "not supported"),
+        ({"error": 0.1}, "moments", "contradicted"),
+        ({"error": None}, "moments", "inconclusive"),
+        ({}, "scale", "supported"),
+        ({"gamma": 0.05}, "scale", "not supported"),
+        ({"gamma": 0.001}, "scale", "contradicted"),
+        ({"beta": 0.001}, "shift", "contradicted"),
+        ({}, "share of what is learned", "supported"),
+        ({"own": 0.3}, "share of what is learned", "not supported"),
+        ({"own": 0.11}, "share of what is learned", "contradicted"),
+        ({}, "against the output layer", "supported"),
+        ({"output": 0.85}, "against the output layer", "contradicted"),
+        ({}, "units switched off", "supported"),
+        ({"off": 0.0}, "units switched off", "contradicted"),
+    ],
+)
+def test_each_verdict_can_come_out(values, metric, word):
+    assert words(made(**values))[metric] == word
+
+
+def test_a_lost_seed_is_left_out_and_said_so():
+    lost = [r for r in made() if (r["seed"], r["trained"], r["step"]) != (0, study.OWN, 100)]
+    verdicts = {v.metric: v for v in study.measure(lost)}
+    assert verdicts["share of what is learned, ReLU"].verdict == "supported"
+    assert "1 of 5 seeds gave no number" in verdicts["share of what is learned, ReLU"].caution
+
+
+def test_a_unit_without_spread_and_shift_has_no_relative_error():
+    seen = {name: [0.0, 1.0] for name in ("gamma", "beta", "mean", "std", "batch_var")}
+    found = told(seen, 1e-5)
+    assert found.pop("error") == pytest.approx(0, abs=1e-5)
+    assert found == {"gamma": 0.5, "beta": 0.5, "off": 50.0}
+    assert set(told({}, 0.0).values()) == {None}
+
+
+def test_a_batch_norm_that_leaves_out_beta_is_found_out(monkeypatch):
+    right = BatchNorm1d.forward
+
+    def faulty(self, input, **options):
+        return right(self, input, **options) - self.bias.detach()
+
+    monkeypatch.setattr(BatchNorm1d, "forward", faulty)
+    assert words(real())["moments"] in ("not supported", "contradicted")
+
+
+def own():
+    return nn.Sequential(
+        *(nn.Flatten(), nn.Linear(64, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 10))
+    )
+
+
+def bare():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def test_a_users_network(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mine_scale", sys.modules[__name__])
+    found = real(Setup(model="mine_scale:own", data="digits8x8"))
+    assert words(found)["moments"] == "supported"
+    assert "finds no place" in study.trials(Setup(model="mine_scale:bare", data="digits8x8"))
+
+
+def test_the_random_state_is_given_back():
+    before = torch.get_rng_state()
+    rows_of(study.trials(Setup())[0])
+    assert torch.equal(before, torch.get_rng_state())
