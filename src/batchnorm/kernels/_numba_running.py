@@ -64,6 +64,7 @@ def update(
         return False
     buffer = mean if mean is not None else var
     channels = 0 if buffer is None else buffer.shape[0]
+    groups = moments.shape[1] // channels if channels else 1  # nothing per channel is one batch too
     try:
         record = _free.pop()
     except IndexError:
@@ -73,7 +74,7 @@ def update(
     (mean_at, mean_type, mean_most), (var_at, var_type, var_most) = of_mean, of_var
     _PACK.pack_into(
         record, 0, moments.data_ptr(), channels, mean_at, mean_type, var_at, var_type,
-        counter, kept_out, moments.shape[1] // max(channels, 1), mean_most, var_most, share, decay,
+        counter, kept_out, groups, mean_most, var_most, share, decay,
     )  # fmt: skip
     kernel().function(record)
     _free.append(record)
