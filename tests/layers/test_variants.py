@@ -250,3 +250,22 @@ def test_bad_numbers_of_domains_and_models_without():
         DomainBatchNorm1d(3, domains=0)
     with pytest.raises(ValueError, match=r"Linear has no batch norm with domains; expected"):
         in_domain(nn.Linear(2, 2), 0).__enter__()
+
+
+def test_what_is_rare_is_looked_at_when_it_is_set():
+    layer = BatchNorm1d(3)
+    rare = {
+        "ghost_size": 2,
+        "one_value": "beta",
+        "pool": torch.zeros(3, 3),
+        "process_group": "world",
+    }
+    for name, value in rare.items():
+        before = getattr(layer, name)
+        assert layer.plain
+        setattr(layer, name, value)
+        assert not layer.plain
+        assert copy.deepcopy(layer).plain == (name == "pool")  # no copy is inside its block
+        setattr(layer, name, before)
+    assert layer.plain
+    assert not BatchRenorm1d(3).plain

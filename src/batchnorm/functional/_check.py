@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
+from batchnorm.functional._running import Running
 from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._in_place import KINDS as INVERTIBLE
@@ -15,21 +16,23 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def check(
     x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
+    running: Running,
     training: bool,
     eps: float,
     residual: Tensor | None,
     axis: int,
-    one_value: str,
-    group: str = "",
+    several: bool,
 ) -> None:
-    """Check the arguments of `batch_norm`, x's channels being on axis 1 by now."""
-    if x.dtype not in _DTYPES or x.layout != torch.strided or x.is_nested:
+    """Check the arguments of `batch_norm`, x's channels being on axis 1 by now.
+
+    In training they must have `several` values each, unless these are counted elsewhere.
+    """
+    running_mean, running_var = running.mean, running.var
+    if x.dtype not in _DTYPES or x.layout != torch.strided:
         raise TypeError(
-            f"x has dtype {x.dtype} and layout {'nested' if x.is_nested else x.layout}; expected a "
+            f"x has dtype {x.dtype} and layout {x.layout}; expected a "
             f"strided tensor of float64, float32, bfloat16 or float16: convert it first, such as "
             f"x.float() or x.to_dense()"
         )
@@ -44,7 +47,7 @@ def check(
     if residual is not None:
         _check_residual(x, residual, axis)
     if training:
-        if one_value == "raise" and not group:  # of a group all ranks together are judged
+        if several:
             _check_several(x, axis)
     elif running_mean is None or running_var is None:
         missing = "running_mean" if running_mean is None else "running_var"
@@ -63,17 +66,18 @@ def _check_channel_values(
     axis: int,
 ) -> None:
     """One of a floating type for each channel; running ones without a gradient."""
-    channels = x.shape[1]
+    channels, device = x.shape[1], x.device
     for value in (running_mean, running_var, weight, bias):
         if value is not None and (
             value.dim() != 1
             or value.numel() != channels
             or value.dtype not in _DTYPES
-            or value.device != x.device
+            or value.device != device
         ):
             _raise_for_channel_values(x, running_mean, running_var, weight, bias, axis)
-    for name, running in (("running_mean", running_mean), ("running_var", running_var)):
+    for running in (running_mean, running_var):
         if running is not None and running.requires_grad:
+            name = "running_mean" if running is running_mean else "running_var"
             raise ValueError(
                 f"{name} requires a gradient, which batch norm has none for; expected a "
                 f"buffer: {name}.detach()"
@@ -153,21 +157,19 @@ def _pooled(x: Tensor) -> Tensor:
     return x
 
 
-def check_momentum(
-    momentum: float | None,
-    num_batches_tracked: Tensor | None,
-    update: bool,
-    bias_correction: bool,
-) -> None:
-    """Check that the share of a new batch in the running statistics is known."""
-    if bias_correction and update and num_batches_tracked is None:
+def check_momentum(running: Running) -> None:
+    """Check that the share of a new batch in the running statistics, if there are, is known."""
+    if running.mean is None and running.var is None:
+        return
+    momentum, uncounted = running.momentum, running.moves and running.batches is None
+    if running.bias_correction and uncounted:
         raise ValueError(
             "bias_correction=True needs to know how many batches the running statistics have "
             "seen, which num_batches_tracked counts; expected it as a tensor, torch.tensor(0), or "
             "bias_correction=False"
         )
     if momentum is None:
-        if update and num_batches_tracked is None:
+        if uncounted:
             raise ValueError(
                 "momentum=None averages over all batches, which num_batches_tracked counts; "
                 "expected it as a tensor, torch.tensor(0), or a momentum such as 0.1"

@@ -14,24 +14,23 @@ Normalize = Callable[[Tensor, Tensor | None, int], Tensor]
 
 def batch_norm(
     function: Callable[..., Tensor],
-    arguments: tuple[Any, ...],
-    *,
+    x: Any,
     residual: Tensor | None,
     mask: Tensor | None,
     axis: int,
-    **options: Any,
+    ghost_size: int | None,
+    options: tuple[Any, ...],
 ) -> Tensor:
     """Normalize all positions of all examples as one batch; nested again as x was."""
-    x = arguments[0]
     if mask is not None:
         raise ValueError(
             f"mask of shape {tuple(mask.shape)} with a nested x; expected mask=None, since every "
             f"position of a nested tensor is data: leave positions out of it, or give x padded, "
             f"torch.nested.to_padded_tensor(x, 0.0), with its mask"
         )
-    if options["ghost_size"] is not None:
+    if ghost_size is not None:
         raise ValueError(
-            f"ghost_size={options['ghost_size']} with a nested x, whose positions are one batch; "
+            f"ghost_size={ghost_size} with a nested x, whose positions are one batch; "
             f"expected ghost_size=None, or x padded with its mask, torch.nested.to_padded_tensor"
         )
     if residual is not None and not residual.is_nested:
@@ -46,7 +45,7 @@ def batch_norm(
         )
 
     def normalize(x: Tensor, residual: Tensor | None, axis: int) -> Tensor:
-        return function(x, *arguments[1:], residual=residual, axis=axis, **options)
+        return function(x, residual, None, axis, *options)
 
     way = _jagged if x.layout is torch.jagged and x.lengths() is None else _parts
     return way(normalize, x, residual, axis % x.dim())

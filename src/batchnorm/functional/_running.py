@@ -28,7 +28,8 @@ class Running(NamedTuple):
 
     def arguments(self, moments: Tensor) -> tuple[Any, ...]:
         """What `update` and its operator take, for a batch of these moments."""
-        return (*self[:4], moments, *self[4:6], self.pool)
+        mean, var, batches, skipped, momentum, bias_correction, _, pool = self
+        return mean, var, batches, skipped, moments, momentum, bias_correction, pool
 
 
 def before(running: Running, seen: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

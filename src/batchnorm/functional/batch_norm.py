@@ -1,4 +1,4 @@
-"""The public function: checks once, and chooses the way to the kernels."""
+"""The public function: what it takes, and what it promises."""
 
 from __future__ import annotations
 
@@ -6,27 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from batchnorm.functional import (
-    _direct,
-    _dispatched,
-    _exported,
-    _group,
-    _in_place,
-    _ragged,
-    _small,
-    _sync,
-)
-from batchnorm.functional._check import (
-    check,
-    check_invertible,
-    check_momentum,
-    position_mask,
-)
-from batchnorm.functional._check_small import Small, check_options
+from batchnorm.functional._normalize import Rare, normalize
 from batchnorm.functional._running import Running
-from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._activation import Activation
-from batchnorm.kernels._call import Call
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -160,95 +142,20 @@ def batch_norm(
 
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
     """
-    if x.is_nested:
-        return _ragged.batch_norm(
-            batch_norm,
-            (x, running_mean, running_var, weight, bias, training, momentum, eps),
-            activation=activation,
-            residual=residual,
-            mask=mask,
-            axis=axis,
-            backend=backend,
-            num_batches_tracked=num_batches_tracked,
-            update=update,
-            skipped=skipped,
-            bias_correction=bias_correction,
-            one_value=one_value,
-            ghost_size=ghost_size,
-            renorm=renorm,
-            process_group=process_group,
-            pool=pool,
-        )
-    group = ""
-    if process_group is not None and (training or update):
-        group = _group.name_of(process_group)
-    try:
-        f = Activation.parse(activation)
-        given = x
-        channels_first = axis in (1, 1 - x.dim())
-        if not channels_first:
-            x = _channels_to_front(x, axis)
-            residual = None if residual is None else _channels_to_front(residual, axis)
-        check(
-            x,
-            running_mean,
-            running_var,
-            weight,
-            bias,
-            training,
-            eps,
-            residual,
-            axis,
-            one_value,
-            group,
-        )
-        tracked = running_mean is not None or running_var is not None
-        moves = tracked and (training if update is None else update)
-        if tracked:
-            check_momentum(momentum, num_batches_tracked, moves, bias_correction)
-        mask = None if mask is None else position_mask(mask, x, axis, training and not group)
-        if inplace:
-            check_invertible(f)
-        call = Call(x, weight, bias, residual, mask, eps, f)
-        running = Running(
-            running_mean,
-            running_var,
-            num_batches_tracked,
-            skipped,
-            momentum,
-            bias_correction,
-            moves,
-            pool,
-        )
-        small = None
-        if one_value != "raise" or ghost_size is not None or renorm is not None:
-            small = Small(one_value, ghost_size, renorm, group, training)
-            check_options(small, running_mean, running_var)
-    except Exception:
-        _sync.refuse(group)
-        raise
-    y = None
-    if small is not None and (training or moves):
-        y = _small.batch_norm(call, backend or "", running, small)
-    elif group:
-        y = _dispatched.batch_norm(call, backend or "", running, training, group)
-    elif backend is None and _exported.wanted(call, running, training):
-        y = _exported.batch_norm(call, running, training)
-    elif not unseen(x, weight, bias, residual, mask, *running[:4]):
-        y = _dispatched.batch_norm(call, backend or "", running, training)
-    elif inplace:
-        y = _in_place.batch_norm(given, call, axis, backend or "", running, training)
-        if y is not None:
-            return y
-    if y is None:
-        y = _direct.batch_norm(call, backend or "", running, training)
-    return y if channels_first else y.movedim(1, axis)
-
-
-def _channels_to_front(x: Tensor, axis: int) -> Tensor:
-    if not -x.dim() <= axis < x.dim() or axis % x.dim() == 0:
-        raise ValueError(
-            f"axis={axis} is no channel axis of x with shape {tuple(x.shape)}; expected one of "
-            f"1 to {x.dim() - 1}, or -1 for the last (axis 0 is the batch)"
-        )
-    return x.movedim(axis, 1)
+    rare = None
+    group = process_group if training or update else None
+    if one_value != "raise" or not ghost_size is renorm is group is None:
+        rare = Rare(one_value, ghost_size, renorm, group)
+    tracked = running_mean is not None or running_var is not None
+    running = Running(
+        running_mean,
+        running_var,
+        num_batches_tracked,
+        skipped,
+        momentum,
+        bias_correction,
+        tracked and (training if update is None else update),
+        pool,
+    )
+    options = weight, bias, running, training, eps, activation, backend, rare, inplace
+    return normalize(x, residual, mask, axis, *options)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.layers._passes import Passes
 from batchnorm.layers._state import Layer
@@ -30,10 +29,10 @@ class Ambient(NamedTuple):
     resize: Resize | None
     path: str
 
-    def fitted(self, x: Tensor | PackedSequence, axis: int) -> Tensor:
+    def fitted(self, x: Tensor, axis: int) -> Tensor:
         """The mask for the positions of x: one a position, or one an example."""
-        if isinstance(x, PackedSequence) or x.is_nested:
-            return self.mask  # which they refuse
+        if x.is_nested:
+            return self.mask  # which is refused
         mask, positions = self.mask, list(x.shape)
         del positions[axis]
         if list(mask.shape) == positions or mask.shape == x.shape[:1]:

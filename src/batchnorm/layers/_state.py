@@ -12,12 +12,15 @@ from torch.nn import init
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.rnn import PackedSequence
 
-from batchnorm.functional import _group, _sync, batch_norm
+from batchnorm.functional import _group
 from batchnorm.functional._check_small import check_small
+from batchnorm.functional._normalize import Rare, normalize
+from batchnorm.functional._running import Running
 from batchnorm.kernels._activation import Activation
 from batchnorm.layers._buffers import keep, place_count, widen
 from batchnorm.layers._foreign import Refusal, called
 from batchnorm.layers._passes import Given, Passes
+from batchnorm.layers._rows import refuse_rank, rewrapped, rows
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -35,6 +38,13 @@ OWN = {
     "ghost_size": None,
     "statistics": "auto",
     "update": True,
+}
+_RARE = {
+    "process_group": None,
+    "one_value": "raise",
+    "ghost_size": None,
+    "pool": None,
+    "passes": None,
 }
 
 
@@ -54,6 +64,7 @@ class Layer(_NormBase):
     process_group: ProcessGroup | str | _group.Elsewhere | None = None
     ambient: Ambient | None = None  # what `batchnorm.masked` puts around a block
     passes: Passes[Given] | None = None  # from the first such block on
+    plain: bool = True  # whether no option is set that a call rarely has
 
     def __init__(
         self,
@@ -104,6 +115,13 @@ class Layer(_NormBase):
             raise ValueError(f"statistics={value!r}; expected one of {', '.join(STATISTICS)}")
         self._statistics = value
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As torch's; what a call would have to look at each time is looked at here."""
+        super().__setattr__(name, value)
+        if name in _RARE:
+            usual = all(getattr(self, one) is default for one, default in _RARE.items())
+            self.__dict__["plain"] = usual and type(self).renorm is None
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Layer:
         """Casts and moves as torch does, but running statistics stay in float32 or wider."""
         before = dict(self._buffers)
@@ -149,56 +167,71 @@ class Layer(_NormBase):
         inplace: bool = False,
         parameters: tuple[Tensor | None, Tensor | None] | None = None,
     ) -> Input:
-        if isinstance(input, Proxy):
-            return called(self, input, residual, mask)
+        x: Any = input
+        added: Any = residual
+        axis = self.axis
+        if not isinstance(input, Tensor):
+            if isinstance(input, Proxy):
+                return called(self, input, residual, mask)
+            if isinstance(input, PackedSequence):
+                (x, added), axis = rows(self, input, residual, mask), 1
         weight, bias, running_mean, running_var, num_batches_tracked, skipped = self._state()
         if parameters is not None:
             weight, bias = parameters
         statistics = self._statistics
-        if self.passes is not None:
+        if not self.plain and self.passes is not None:
             now = Given(statistics, self.ambient, running_mean, running_var)
             statistics, ambient, running_mean, running_var = self.passes.first(input, now)
             if mask is None and ambient is not None:
-                mask = ambient.fitted(input, self.axis)
+                mask = ambient.fitted(x, axis)
         batch, moves = self.training, self.training and self.track_running_stats and self.update
         if statistics != "auto":
             batch = statistics == "batch"
         if running_mean is None or running_var is None:
             batch = batch or running_mean is running_var
+            moves = moves and running_mean is not running_var
         elif running_mean.dtype.itemsize < 4 or running_var.dtype.itemsize < 4:
             widen(self, in_place=True)
-        return layer_batch_norm(
-            input,
-            self.ranks,
+        rare = pool = None
+        if not self.plain:
+            pool = self.pool
+            group = self.process_group if self.training and (batch or moves) else None
+            rare = Rare(self.one_value, self.ghost_size, self.renorm, group)
+        if x is input and x.dim() not in self.ranks:
+            refuse_rank(x, self.ranks, rare)
+        running = Running(
             running_mean,
             running_var,
+            num_batches_tracked if moves else None,
+            skipped if moves else None,
+            self.momentum,
+            self.bias_correction,
+            moves,
+            pool,
+        )
+        y: Any = normalize(
+            x,
+            added,
+            mask,
+            axis,
             weight,
             bias,
+            running,
             batch,
-            self.momentum,
             self.eps,
-            activation=activation,
-            residual=residual,
-            mask=mask,
-            axis=self.axis,
-            num_batches_tracked=num_batches_tracked if moves else None,
-            inplace=inplace,
-            update=moves,
-            skipped=skipped if moves else None,
-            bias_correction=self.bias_correction,
-            process_group=self.process_group if self.training and (batch or moves) else None,
-            one_value=self.one_value,
-            ghost_size=self.ghost_size,
-            renorm=self.renorm,
-            pool=self.pool,
+            activation,
+            None,
+            rare,
+            inplace,
         )
+        return y if x is input else rewrapped(input, y)
 
     def _state(self) -> tuple[Tensor | None, ...]:
         """What `forward` reads; by attribute only where another module keeps it: that is slower."""
         p, b = self._parameters, self._buffers
         if "weight" in p and "bias" in p and "running_mean" in b and "running_var" in b:
-            state = p["weight"], p["bias"], b["running_mean"], b["running_var"]
-            return (*state, b.get(_COUNT), b.get("skipped"))
+            batches, skipped = b.get(_COUNT), b.get("skipped")
+            return p["weight"], p["bias"], b["running_mean"], b["running_var"], batches, skipped
         state = self.weight, self.bias, self.running_mean, self.running_var
         return (*state, getattr(self, _COUNT), getattr(self, "skipped", None))
 
@@ -214,42 +247,3 @@ class Layer(_NormBase):
     def extra_repr(self) -> str:
         """Torch's line, and what differs from the defaults."""
         return ", ".join((super().extra_repr(), *self.beyond_torch()))
-
-
-def layer_batch_norm(x: Input, ranks: tuple[int, ...], *arguments: Any, **options: Any) -> Input:
-    """`batch_norm` for inputs of the given ranks."""
-    if isinstance(x, PackedSequence):
-        return _packed(x, *arguments, **options)
-    if x.dim() not in ranks:
-        if options["process_group"] is not None:
-            _sync.refuse(_group.name_of(options["process_group"]))
-        wanted = " or ".join(f"{rank}D" for rank in ranks)
-        raise ValueError(
-            f"expected {wanted} input (got {x.dim()}D input of shape {tuple(x.shape)}); "
-            f"BatchNorm1d takes 2D or 3D, BatchNorm2d 4D and BatchNorm3d 5D input"
-        )
-    return batch_norm(x, *arguments, **options)
-
-
-def _packed(x: Any, *arguments: Any, residual: Any, mask: Tensor | None, **options: Any) -> Any:
-    """The values of all sequences as rows: each is data, and the channels come last."""
-    if mask is not None:
-        raise ValueError(
-            f"mask of shape {tuple(mask.shape)} with a PackedSequence; expected mask=None, since "
-            f"all of its values are data: leave others out of it, or give the padded sequence"
-        )
-    if options["ghost_size"] is not None:
-        raise ValueError(
-            f"ghost_size={options['ghost_size']} with a PackedSequence, whose values are one "
-            f"batch; expected ghost_size=None, or the padded sequence with its mask"
-        )
-    if residual is not None:
-        if not isinstance(residual, PackedSequence):
-            raise TypeError(
-                f"residual is a {type(residual).__name__} and the input a PackedSequence; expected "
-                f"a residual packed as the input is"
-            )
-        residual = residual.data
-    options["axis"] = 1
-    y = batch_norm(x.data, *arguments, residual=residual, mask=None, **options)
-    return x._replace(data=y)

@@ -25,7 +25,7 @@ _ACTIVATES = {kind.__name__.lower() for kind in _ACTIVATIONS} | {
 _ANSWERS = {"sigmoid", "tanh", "hardsigmoid", "hardtanh", "softplus", "logsigmoid", "clamp", "clip"}
 _NORMS = {
     *("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "normalize"),
-    *("local_response_norm", "layer_batch_norm"),
+    "local_response_norm",
 }
 _KEEPS = {"contiguous", "clone", "detach", "float", "to", "stochastic_depth"}
 _RESHAPES = {

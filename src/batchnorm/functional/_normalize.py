@@ -1,0 +1,127 @@
+"""One batch norm: its arguments are checked once, and the way to the kernels is chosen."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from batchnorm.functional import (
+    _direct,
+    _dispatched,
+    _exported,
+    _group,
+    _in_place,
+    _ragged,
+    _small,
+    _sync,
+)
+from batchnorm.functional._check import (
+    check,
+    check_invertible,
+    check_momentum,
+    position_mask,
+)
+from batchnorm.functional._check_small import Small, check_options
+from batchnorm.functional._running import Running
+from batchnorm.functional._unseen import unseen
+from batchnorm.kernels._activation import Activation
+from batchnorm.kernels._call import Call
+
+
+class Rare(NamedTuple):
+    """Options that few calls have, in one object: None, which stands for none, is told at once."""
+
+    one_value: str = "raise"
+    ghost_size: int | None = None
+    renorm: tuple[float, float] | None = None
+    process_group: Any = None
+
+    def small(self, group: str, training: bool) -> Small | None:
+        """Those for small batches, if there are any."""
+        if self.one_value == "raise" and self.ghost_size is None and self.renorm is None:
+            return None
+        return Small(self.one_value, self.ghost_size, self.renorm, group, training)
+
+
+def normalize(
+    x: Tensor,
+    residual: Tensor | None,
+    mask: Tensor | None,
+    axis: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: Running,
+    training: bool,
+    eps: float,
+    activation: str | nn.Module | Activation | None,
+    backend: str | None,
+    rare: Rare | None,
+    inplace: bool,
+) -> Tensor:
+    """What `batchnorm.functional.batch_norm` says of these arguments."""
+    if x.is_nested:
+        options = weight, bias, running, training, eps, activation, backend, rare, False
+        ghost_size = None if rare is None else rare.ghost_size
+        return _ragged.batch_norm(normalize, x, residual, mask, axis, ghost_size, options)
+    group, small = "", None
+    if rare is not None and rare.process_group is not None:
+        group = _group.name_of(rare.process_group)
+    try:
+        f = Activation.parse(activation)
+        given = x
+        channels_first = axis == 1 or axis == 1 - x.dim()
+        if not channels_first:
+            x = _channels_to_front(x, axis)
+            residual = None if residual is None else _channels_to_front(residual, axis)
+        several = training and not group and (rare is None or rare.one_value == "raise")
+        check(x, weight, bias, running, training, eps, residual, axis, several)
+        check_momentum(running)
+        if mask is not None:
+            mask = position_mask(mask, x, axis, training and not group)
+        if inplace:
+            check_invertible(f)
+        call = Call(x, weight, bias, residual, mask, eps, f)
+        if rare is not None:
+            small = rare.small(group, training)
+            if small is not None:
+                check_options(small, running.mean, running.var)
+    except Exception:
+        _sync.refuse(group)
+        raise
+    name = backend or ""
+    y = None
+    if small is not None and (training or running.moves):
+        y = _small.batch_norm(call, name, running, small)
+    elif group:
+        y = _dispatched.batch_norm(call, name, running, training, group)
+    elif backend is None and _exported.wanted(call, running, training):
+        y = _exported.batch_norm(call, running, training)
+    elif not unseen(
+        x,
+        weight,
+        bias,
+        residual,
+        mask,
+        running.mean,
+        running.var,
+        running.batches,
+        running.skipped,
+    ):
+        y = _dispatched.batch_norm(call, name, running, training)
+    elif inplace:
+        y = _in_place.batch_norm(given, call, axis, name, running, training)
+        if y is not None:
+            return y
+    if y is None:
+        y = _direct.batch_norm(call, name, running, training)
+    return y if channels_first else y.movedim(1, axis)
+
+
+def _channels_to_front(x: Tensor, axis: int) -> Tensor:
+    if not -x.dim() <= axis < x.dim() or axis % x.dim() == 0:
+        raise ValueError(
+            f"axis={axis} is no channel axis of x with shape {tuple(x.shape)}; expected one of "
+            f"1 to {x.dim() - 1}, or -1 for the last (axis 0 is the batch)"
+        )
+    return x.movedim(axis, 1)
