@@ -43,7 +43,9 @@ METHOD = (
     "In noisy batch norm every unit's output is multiplied and shifted by numbers drawn anew at "
     f"each step, the mean by up to {_noisy.MEAN:g} standard deviations, the spread by up to "
     f"{100 * _noisy.SPREAD:.0f} %, with noise of {_noisy.OWN} for each example: it is raced "
-    "against ordinary batch norm to the best accuracy without any."
+    "against ordinary batch norm to the best accuracy without any. Its size was settled after a "
+    "first run with half of it, which moved the distributions little further than they move "
+    "without batch norm (1.11 times) and cost no steps (1.0 times, 0.78 to 1.5)."
 )
 PUBLISHED = (
     "For: batch norm speeds up training by reducing internal covariate shift (Ioffe & Szegedy "
