@@ -27,6 +27,7 @@ STUDIES = (
     "noise",
     "dropout",
     "test_time",
+    "small_batch",
 )
 SCALES = ("quick", "full")
 CROWD = 4  # processes a core: more would only wait for each other, and fill the memory
