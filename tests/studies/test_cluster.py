@@ -166,6 +166,7 @@ def test_the_command_line_sends_trials_to_the_cluster(tmp_path, monkeypatch, cap
     capsys.readouterr()
 
 
+@pytest.mark.slow  # it has hung once, in a way not yet understood
 def test_what_is_wrong_with_a_cluster_is_one_line(tmp_path, monkeypatch, capsys, started):
     monkeypatch.chdir(tmp_path)
 
