@@ -79,6 +79,7 @@ def word(study: Json) -> str:
 
 
 def tally(verdicts: Sequence[Json]) -> Iterable[tuple[str, int]]:
+    """How many measures came out as each word, for the words that occur."""
     found = [v["verdict"] for v in verdicts]
     return [(one, found.count(one)) for one in WORDS if one in found]
 

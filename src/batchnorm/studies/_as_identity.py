@@ -35,6 +35,7 @@ def _become_identity(norm: Any, mean: Tensor, var: Tensor) -> None:
 
 
 def in_evaluation(model: nn.Module, plain: nn.Module, x: Tensor) -> Found:
+    """How far each batch norm is from the identity in evaluation, and the model from `plain`."""
     errors = [
         _error(norm(z), z, norm)
         for norm, z in zip(norms_of(model), taken_in(model, x), strict=True)

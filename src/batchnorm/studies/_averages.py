@@ -87,6 +87,7 @@ def by_themselves(model: nn.Module, x: Tensor, y: Tensor, size: int) -> float:
 
 
 def judged(model: nn.Module, averages: Averages, data: Data, sizes: Sequence[int]) -> list[Found]:
+    """Accuracy and distance from the population's statistics, for every estimate of them."""
     like = next(model.parameters())
     train_x, x = (part.x.to(like.device, like.dtype) for part in (data.train, data.test))
     population = with_statistics(model)

@@ -33,6 +33,7 @@ def lost(arms: Arms, name: Name, network: str) -> Verdict:
 
 
 def lost_anew(arms: Arms, name: Name, network: str) -> Verdict:
+    """What is still lost against batch norm alone when statistics are measured without dropout."""
     order, rate = name
     alone = arms[ALONE, 0.0]
 

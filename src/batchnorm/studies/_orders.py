@@ -53,6 +53,7 @@ def arms_of(rows: Rows) -> Arms:
 
 
 def name_of(row: dict[str, Any]) -> Name:
+    """The arm of a row: where its dropout stands, and the rate."""
     if row["order"] is None:
         return (ALONE if row["batch_norm"] else PLAIN), 0.0
     return ORDERS.get(row["order"], BARE), row["rate"]

@@ -21,10 +21,12 @@ Found = dict[str, Any]
 
 
 def row_of(domain: str, way: str, model: nn.Module, test: Examples, **about: Any) -> Found:
+    """One judgement: the domain, the way the statistics came about, the accuracy."""
     return {"domain": domain, "way": way, "accuracy": evaluate(model, test)[1], **about}
 
 
 def anew(domain: str, model: nn.Module, new: Tensor, test: Examples) -> list[Found]:
+    """Judgements with statistics measured anew on ever more images of the domain."""
     out: list[Found] = []
     for size in sorted({min(size, len(new)) for size in SIZES}):
         for name, prior in ((ALONE, 0.0), (WITH_PRIOR, PRIOR)):
@@ -97,6 +99,7 @@ def less_lost(
 
 
 def lost(rows: list[dict[str, Any]], way: str) -> float | None:
+    """Points of accuracy lost on clean images in this way; None where a number is missing."""
     before, after = clean(rows), accuracy(rows, CLEAN, way)
     return None if before is None or after is None else 100 * (before - after)
 
