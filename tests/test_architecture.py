@@ -1,6 +1,7 @@
 """The house's arrows: imports flow one way, and `import batchnorm` stays cheap."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -142,8 +143,11 @@ print(seconds, *sorted({{name.partition(".")[0] for name in set(sys.modules) - b
 
 
 def probe(before=""):
+    # An installed package has its bytecode on disk; the first of several probes writes it.
+    cached = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     out = subprocess.run(
         [sys.executable, "-c", PROBE.format(before=before)],
+        env=cached,
         capture_output=True,
         text=True,
         check=True,
