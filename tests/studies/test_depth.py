@@ -138,7 +138,7 @@ def test_trials_pair_the_arms():
     assert [replace(t, batch_norm=True) for t in plain] == normed
     assert len(normed) == 4 * 3 + 5
     assert {t.procedure for t in trials} == {"depth"}
-    assert len(depth.trials(Setup(scale="full"))) == 2 * (4 * 10 + 10)
+    assert len(depth.trials(Setup(scale="full"))) == 2 * (4 * 8 + 8)
 
 
 def test_a_network_of_ones_own_has_one_depth():

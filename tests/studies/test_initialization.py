@@ -100,7 +100,7 @@ def test_both_arms_share_scales_and_seeds():
     ]
     assert arms[0] == arms[1]
     assert len(arms[0]) == 5 * 6
-    assert len(initialization.trials(Setup(scale="full"))) == 2 * 2 * 10 * 9
+    assert len(initialization.trials(Setup(scale="full"))) == 2 * 2 * 8 * 9
 
 
 def test_a_network_of_ones_own_is_scaled_too(tmp_path, monkeypatch):

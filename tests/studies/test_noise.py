@@ -79,7 +79,7 @@ def test_trials_are_paired_and_groups_share_all_but_their_size():
     arms = [t for t in trials if "group" in dict(t.options)]
     assert {t.batch_size for t in arms} == {512}
     assert len({replace(t, options={}) for t in arms}) == 5
-    assert len(noise.trials(Setup(scale="full"))) == 2 * 10 + 7 * 10
+    assert len(noise.trials(Setup(scale="full"))) == 2 * 8 + 7 * 8
 
 
 def test_rows_repeat_and_give_the_random_state_back():

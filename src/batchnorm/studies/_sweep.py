@@ -10,7 +10,7 @@ from batchnorm.studies._arms import why_not
 from batchnorm.studies._network import fresh
 from batchnorm.studies._trial import Setup, Trial
 
-SEEDS = {"quick": 5, "full": 10}
+SEEDS = {"quick": 5, "full": 8}
 
 
 def decades(low: float, high: float, step: float) -> list[float]:
@@ -41,10 +41,10 @@ BUDGET = {  # steps, and steps between rows
     ("quick", "relu"): (250, 10),
     ("quick", "own"): (250, 10),
     ("quick", "cnn"): (200, 20),
-    ("full", "sigmoid"): (4000, 20),
-    ("full", "relu"): (2000, 20),
-    ("full", "own"): (2000, 20),
-    ("full", "cnn"): (2000, 20),
+    ("full", "sigmoid"): (2000, 20),
+    ("full", "relu"): (1000, 20),
+    ("full", "own"): (1000, 20),
+    ("full", "cnn"): (1000, 20),
 }
 
 

@@ -67,7 +67,7 @@ MEANING = (
 HALF, NOTHING = 0.5, 0.0  # of the accuracy lost
 SHIELDED = 2.0  # points: what studies tell apart
 UNHARMED, HARMED = 0.5, 2.0  # points
-SEEDS = {"quick": 3, "full": 10}
+SEEDS = {"quick": 3, "full": 8}
 STEPS = {"quick": 200, "full": 2000}
 RATES = {("sigmoid", True): 1.0, ("sigmoid", False): 1.0}  # others 0.1
 

@@ -66,7 +66,7 @@ def trials(setup: Setup) -> list[Trial] | str:
     quick = setup.scale == "quick"
     out: list[Trial] = []
     for base in bases[-1:] if quick else bases:
-        grid = rates(setup.scale, base)[:: 2 if quick else 1]
+        grid = rates(setup.scale, base)[::2]
         before, after = (
             replace(base, batch_norm=True, procedure=NAME, options=(("place", place),))
             for place in ("before", "after")

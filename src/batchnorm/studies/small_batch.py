@@ -54,8 +54,8 @@ SMALL, FEW, LARGE = 2, 4, 64
 TESTED, ANEW = "test_accuracy", "anew_accuracy"
 ARMS = (NORM, GHOST, RENORM, GROUP)
 SIZES = {"quick": (2, 4, 16, 64), "full": (2, 4, 8, 16, 32, 64)}
-EXAMPLES = {"quick": 2560, "full": 60_000}
-SEEDS = {"quick": 3, "full": 10}
+EXAMPLES = {"quick": 2560, "full": 30_000}
+SEEDS = {"quick": 3, "full": 8}
 LEARNING_RATE = 0.1  # at 64; what other studies take for a ReLU network, at 60
 # Momentum a weighs so many mini-batches as equal ones would: (2 - a) / a.
 AVERAGED = (
