@@ -103,6 +103,13 @@ def test_both_arms_share_scales_and_seeds():
     assert len(initialization.trials(Setup(scale="full"))) == 2 * 2 * 8 * 9
 
 
+def test_each_network_is_scaled_at_a_rate_at_which_it_learns_in_both_arms():
+    rates = {(t.activation, t.learning_rate) for t in initialization.trials(Setup(scale="full"))}
+    assert rates == {("sigmoid", 1.0), ("relu", 0.1)}
+    steady = [row | {"learning_rate": 1.0} for row in rows((0.1, 10))]
+    assert initialization.measure(steady)[0].note.startswith("At the learning rate 1 in both arms.")
+
+
 def test_a_network_of_ones_own_is_scaled_too(tmp_path, monkeypatch):
     (tmp_path / "scaled_net.py").write_text(
         "from torch import nn\n\n\n"

@@ -1,7 +1,8 @@
 """One number a seed, marks fixed beforehand, and the verdict on them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Required, TypedDict
 
 from batchnorm.studies._verdict import INCONCLUSIVE, Verdict, agrees, bootstrap, decide, interval
@@ -43,18 +44,9 @@ def judge(
     >>> judge("x", "gain", "It gains.", [2.0, None, 3.0, 2.5], none=0, claimed=1).verdict
     'supported'
     """
-    kept = [value for value in values if value is not None and math.isfinite(value)]
     rule = _rule(none, claimed, unit)
-    if len(kept) < len(values):
-        lost = f"{len(values) - len(kept)} of {len(values)} seeds gave no number"
-        caution = f"{caution} {lost}, and are left out.".strip()
-    if 2 * len(kept) <= len(values):
-        empty = (None, None, None, INCONCLUSIVE, unit, rule)
-        return Verdict(study, claim, metric, *empty, note, caution=caution)
-    value, low, high = bootstrap(kept)
-    word = decide(low, high, none=none, claimed=claimed)
-    held = interval(len(kept))
-    return Verdict(study, claim, metric, value, low, high, word, unit, rule, note, held, caution)
+    about = (study, metric, claim, unit, note, caution)
+    return _on(values, partial(decide, none=none, claimed=claimed), rule, *about)
 
 
 def predicted(
@@ -69,20 +61,36 @@ def predicted(
     note: str = "",
 ) -> Verdict:
     """The verdict on a value that theory gives; a seed without one is left out, and said so."""
-    kept = [value for value in values if value is not None and math.isfinite(value)]
     rule = (
         f"supported: the whole interval within {tolerance:.2g} of {expected:.3g}; contradicted: "
         "all of it further away on one side; inconclusive: otherwise"
     )
-    lost = f"{len(values) - len(kept)} of {len(values)} seeds gave no number, and are left out."
-    caution = lost if len(kept) < len(values) else ""
+    about = (study, metric, claim, unit, note, "")
+    return _on(values, partial(agrees, expected=expected, tolerance=tolerance), rule, *about)
+
+
+def _on(
+    values: Sequence[float | None],
+    word: Callable[[float, float], str],
+    rule: str,
+    study: str,
+    metric: str,
+    claim: str,
+    unit: str,
+    note: str,
+    caution: str,
+) -> Verdict:
+    """The word for the interval of what numbers there are; too few of them decide nothing."""
+    kept = [value for value in values if value is not None and math.isfinite(value)]
+    if len(kept) < len(values):
+        lost = f"{len(values) - len(kept)} of {len(values)} seeds gave no number"
+        caution = f"{caution} {lost}, and are left out.".strip()
     if 2 * len(kept) <= len(values):
         nothing = (None, None, None, INCONCLUSIVE, unit, rule)
         return Verdict(study, claim, metric, *nothing, note, caution=caution)
     value, low, high = bootstrap(kept)
-    word = agrees(low, high, expected=expected, tolerance=tolerance)
-    held = interval(len(kept))
-    return Verdict(study, claim, metric, value, low, high, word, unit, rule, note, held, caution)
+    about = (word(low, high), unit, rule, note, interval(len(kept)), caution)
+    return Verdict(study, claim, metric, value, low, high, *about)
 
 
 def _rule(none: float, claimed: float, unit: str) -> str:

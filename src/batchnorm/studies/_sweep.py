@@ -77,6 +77,11 @@ def rates(scale: str, network: Trial) -> list[float]:
     return FULL_RATES if scale == "full" else RATES[scale, _kind(network)]
 
 
+def one_rate(network: Trial) -> float:
+    """The learning rate of a study that trains at one alone: given the steps, both arms learn."""
+    return 1.0 if network.activation == "sigmoid" else 0.1
+
+
 def _kind(network: Trial) -> str:
     return "cnn" if network.network == "cnn" else network.activation
 

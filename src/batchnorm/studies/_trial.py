@@ -127,8 +127,13 @@ def trained(trial: Trial, data: Data) -> list[Row]:
     return descended(trial, build(trial, data), data)
 
 
-def descended(trial: Trial, model: nn.Module, data: Data) -> list[Row]:
-    """A network of a study's own, trained as the trial says."""
+def descended(
+    trial: Trial,
+    model: nn.Module,
+    data: Data,
+    on_row: Callable[[Row], object] | None = None,
+) -> list[Row]:
+    """A network of a study's own, trained as the trial says; ``on_row`` is called with each row."""
     return train(
         model,
         data,
@@ -138,6 +143,7 @@ def descended(trial: Trial, model: nn.Module, data: Data) -> list[Row]:
         batch_size=trial.batch_size,
         seed=trial.seed,
         every=trial.every,
+        on_row=on_row,
     )
 
 

@@ -199,7 +199,7 @@ def _in_evaluation(ends: list[dict[str, Any]], name: str) -> list[Verdict]:
         judge(
             NAME,
             f"evaluation with b shifted, {name}",
-            "In evaluation too such a shift does no harm.",
+            "In evaluation a shift of every b by one standard deviation of its unit does no harm.",
             lost("lost_evaluation"),
             note="Test accuracy lost: the running mean is that of the b it was measured with.",
             caution=caution,
@@ -208,7 +208,7 @@ def _in_evaluation(ends: list[dict[str, Any]], name: str) -> list[Verdict]:
         judge(
             NAME,
             f"evaluation, running mean shifted too, {name}",
-            "In evaluation the shift does no harm if the running mean is moved by as much.",
+            "In evaluation a shift of every b does no harm if the running mean moves by as much.",
             lost("lost_folded"),
             caution=caution,
             **marks,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchnorm.studies._network import label, phrase
 from batchnorm.studies._range import diverges_from
-from batchnorm.studies._sweep import NEAR, Sweep, ends, networks, runs, sweep
+from batchnorm.studies._sweep import NEAR, Sweep, ends, networks, one_rate, runs, sweep
 from batchnorm.studies._trial import Setup, Trial
 from batchnorm.studies._verdict import Verdict
 from batchnorm.studies._wider import WITH, WITHOUT, blind, judged, paired, unknown
@@ -33,15 +33,15 @@ PUBLISHED = (
 )
 MEANING = (
     "With batch norm the scale of the initial weights need not be tuned layer by layer, but it is "
-    "not without effect: a factor c on the weights acts like a learning rate c\N{SUPERSCRIPT TWO} "
-    "times smaller. Where training with batch norm starts slowly, look at the two together."
+    "not without effect: under plain gradient descent a factor c on the weights acts like a "
+    "learning rate c\N{SUPERSCRIPT TWO} times smaller. Where training with batch norm "
+    "starts slowly, look at the two together."
 )
 
 SCALES = {
     "quick": (0.01, 0.1, 0.316, 3.16, 10.0),
     "full": (0.01, 0.0316, 0.1, 0.316, 3.16, 10.0, 31.6, 100.0),
 }
-RATE = 0.1  # it works for both arms at the scale as drawn
 SAFER = 5.0  # points of accuracy at a factor taken blindly from the grid
 
 
@@ -55,11 +55,11 @@ def trials(setup: Setup) -> list[Trial] | str:
     out: list[Trial] = []
     for base in bases:
         for arm in (False, True):
-            out += sweep(base, setup.scale, [RATE], batch_norm=arm)
+            out += sweep(base, setup.scale, [one_rate(base)], batch_norm=arm)
             for factor in SCALES[setup.scale]:
                 # Only the end is read.
                 scaled = replace(base, init_scale=factor, every=base.steps)
-                out += sweep(scaled, setup.scale, [RATE], batch_norm=arm)
+                out += sweep(scaled, setup.scale, [one_rate(base)], batch_norm=arm)
     return out
 
 
@@ -69,11 +69,12 @@ def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
     # The network that trains well without batch norm gives the headline: it is the harder case.
     for network in sorted(_networks(rows), key=lambda name: name != "relu"):
         arms = runs(rows, lambda row, network=network: _arm(row, network), "init_scale")
-        verdicts += _over_scales(arms[WITHOUT], arms[WITH], network)
+        rate = next(row["learning_rate"] for row in rows if row["activation"] == network)
+        verdicts += _over_scales(arms[WITHOUT], arms[WITH], network, rate)
     return verdicts
 
 
-def _over_scales(plain: Sweep, normed: Sweep, network: str) -> list[Verdict]:
+def _over_scales(plain: Sweep, normed: Sweep, network: str, rate: float) -> list[Verdict]:
     name, pairs = label(network), paired(plain, normed)
     metric = f"range of initial scales, {name}"
     if pairs.dead:
@@ -93,7 +94,7 @@ def _over_scales(plain: Sweep, normed: Sweep, network: str) -> list[Verdict]:
             f"({name}).",
             study=NAME,
             unit="decades",
-            note=f"At the learning rate {RATE:g} in both arms. {pairs.words()}",
+            note=f"At the learning rate {rate:g} in both arms. {pairs.words()}",
             caution=f"{short} {pairs.caution}".strip(),
         ),
         judged(

@@ -27,7 +27,7 @@ from batchnorm.studies._recovery import (
     row_of,
     skewed,
 )
-from batchnorm.studies._sweep import networks
+from batchnorm.studies._sweep import networks, one_rate
 from batchnorm.studies._taught import tested_on, weakened
 from batchnorm.studies._trial import Setup, Trial, descended
 from batchnorm.studies._verdict import Verdict
@@ -69,7 +69,6 @@ SHIELDED = 2.0  # points: what studies tell apart
 UNHARMED, HARMED = 0.5, 2.0  # points
 SEEDS = {"quick": 3, "full": 8}
 STEPS = {"quick": 200, "full": 2000}
-RATES = {("sigmoid", True): 1.0, ("sigmoid", False): 1.0}  # others 0.1
 
 
 def trials(setup: Setup) -> list[Trial] | str:
@@ -88,7 +87,7 @@ def trials(setup: Setup) -> list[Trial] | str:
         replace(
             base,
             batch_norm=batch_norm,
-            learning_rate=RATES.get((base.activation, batch_norm), 0.1),
+            learning_rate=one_rate(base),
             steps=steps,
             every=steps,
             seed=seed,
@@ -162,10 +161,10 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
         judge(
             NAME,
             f"recovered, {domain}, {name}",
-            f"They bring back half of it where images are {domain}.",
+            f"Statistics measured anew on {MANY} unlabelled images bring back half of the accuracy "
+            f"lost where images are {domain}.",
             [recovered(mine, domain, MANY) for mine in normed],
-            note=f"{MANY} images; seeds that lose less than {100 * LOST:.0f} points have nothing "
-            "to recover.",
+            note=f"Seeds that lose less than {100 * LOST:.0f} points have nothing to recover.",
             caution=caution(100 * LOST),
             **share,
         )
@@ -175,6 +174,9 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
         middle([less_lost(ours, theirs, one) for one in DOMAINS])
         for theirs, ours in zip(plain, normed, strict=True)
     ]
+    # Where one arm has learned nothing there is nothing to compare with.
+    without = [accuracy(mine, CLEAN, AS_TRAINED) for mine in plain]
+    either = [min(a or 0.0, b or 0.0) for a, b in zip(before, without, strict=True)]
     return [
         *verdicts,
         judge(
@@ -185,8 +187,8 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
             none=0,
             claimed=SHIELDED,
             unit="points",
-            note="The median of the domains.",
-            caution=weakened(rows, before, SHIELDED),
+            note="The median of the domains; both arms at the same learning rate.",
+            caution=weakened(rows, either, SHIELDED),
         ),
         judge(
             NAME,
@@ -201,8 +203,9 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
         judge(
             NAME,
             f"statistics of few images, {name}",
-            "Nor do those of as few images of all classes.",
+            "Statistics measured anew on as few images of all classes do no harm there.",
             [lost(mine, ANEW) for mine in normed],
+            note=f"Accuracy lost on test images as they were, with {FEW} images of all classes.",
             caution=weakened(rows, before, UNHARMED),
             **harm,
         ),

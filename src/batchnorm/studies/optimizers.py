@@ -44,8 +44,8 @@ PUBLISHED = (
 )
 MEANING = (
     "Batch norm does not tie you to an optimizer: its gamma and beta are parameters like others. "
-    "Choose the optimizer for other reasons and search its learning rate anew with batch norm in; "
-    "expect less from batch norm where the optimizer itself scales each parameter's step."
+    "Choose the optimizer for other reasons, and search its learning rate anew with batch norm in "
+    "before you compare: the rate that suited the network without it need not suit it any more."
 )
 
 OPTIMIZERS = {

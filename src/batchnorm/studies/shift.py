@@ -1,7 +1,6 @@
 """L14: batch norm limits how far the distribution of the hidden units moves."""
 
 import math
-from dataclasses import replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +8,11 @@ from batchnorm.data import Data
 from batchnorm.studies._judge import by_seed, judge
 from batchnorm.studies._looks import EXAMPLES, Look, look, places
 from batchnorm.studies._network import build, label, phrase
-from batchnorm.studies._sweep import Rows, networks
-from batchnorm.studies._trial import Setup, Trial
+from batchnorm.studies._sweep import Rows, networks, one_rate, sweep
+from batchnorm.studies._trial import Setup, Trial, descended
 from batchnorm.studies._verdict import Verdict
-from batchnorm.train import Row, train
+from batchnorm.studies._wider import WITH, WITHOUT
+from batchnorm.train import Row
 
 if TYPE_CHECKING:
     import altair as alt
@@ -52,10 +52,7 @@ MEANING = (
 HALVED = 2.0  # times: a drift that is not even halved is not limited
 STEPS = {"quick": (200, 20), "full": (2000, 50)}  # and steps between looks
 WARM = 60  # steps until running averages have forgotten where they began: 0.9^60 is 0.2 %
-SEEDS = {"quick": 5, "full": 8}
-RATES = {"sigmoid": 1.0}  # others 0.1: rates at which both arms learn
 BINS = 40
-WITHOUT, WITH = "without", "with batch norm"
 PERCENTILES = ("p15", "p50", "p85")
 DRIFTS = {
     "mean": "The units' means move less with batch norm",
@@ -70,19 +67,12 @@ def trials(setup: Setup) -> list[Trial] | str:
     if isinstance(bases, str):
         return bases
     steps, every = STEPS[setup.scale]
+    mine = {"steps": steps, "every": every, "procedure": NAME}
     return [
-        replace(
-            base,
-            batch_norm=batch_norm,
-            learning_rate=RATES.get(base.activation, 0.1),
-            steps=steps,
-            every=every,
-            seed=seed,
-            procedure=NAME,
-        )
+        trial
         for base in bases
-        for batch_norm in (False, True)
-        for seed in range(SEEDS[setup.scale])
+        for arm in (False, True)
+        for trial in sweep(base, setup.scale, [one_rate(base)], batch_norm=arm, **mine)
     ]
 
 
@@ -105,17 +95,7 @@ def rows(trial: Trial, data: Data) -> list[dict[str, Any]]:
                 out[-1] |= _shape(seen[place]) if drawn else {}
                 before[mode, place] = seen[place]
 
-    train(
-        model,
-        data,
-        optimizer=trial.optimizer,
-        learning_rate=trial.learning_rate,
-        steps=trial.steps,
-        batch_size=trial.batch_size,
-        seed=trial.seed,
-        every=trial.every,
-        on_row=see,
-    )
+    descended(trial, model, data, see)
     return out
 
 

@@ -1,6 +1,5 @@
 """L16: at test time, running averages of the mini-batches' means and variances."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchnorm.data import Data
@@ -16,11 +15,11 @@ from batchnorm.studies._averages import (
 )
 from batchnorm.studies._judge import Marks, by_seed, judge
 from batchnorm.studies._network import build, label, phrase
-from batchnorm.studies._sweep import SEEDS, networks
+from batchnorm.studies._sweep import networks, one_rate, sweep
 from batchnorm.studies._taught import taught, tested_on, weakened
-from batchnorm.studies._trial import Setup, Trial
+from batchnorm.studies._trial import Setup, Trial, descended
 from batchnorm.studies._verdict import Verdict
-from batchnorm.train import Row, train
+from batchnorm.train import Row
 
 if TYPE_CHECKING:
     import altair as alt
@@ -49,8 +48,9 @@ MEANING = (
     "Running averages are an estimate that trails the weights: with a small momentum they still "
     "hold where they began, with a large one they are those of the last mini-batch, and right "
     "after the weights moved fast they are those of other weights. If evaluation looks broken "
-    "while training looks fine, call recalibrate before anything else; one example is then as "
-    "good as many, while statistics of the test examples themselves need a few dozen of them."
+    "while training looks fine, call recalibrate before anything else. One example is answered "
+    "like many then; normalized by statistics of the test examples themselves, each answer would "
+    "hang on which others come with it."
 )
 
 # A torch momentum a averages (2 - a) / a mini-batches, and its start weighs (1 - a)^T after T.
@@ -62,7 +62,6 @@ SIZES = (2, 8, 32, 128, 512)  # test examples that are normalized by themselves
 OF_TEST = 32
 STEPS = {"quick": 200, "full": 2000}
 LOOKS = {"quick": (20, 50, 100, 200), "full": (20, 50, 100, 200, 500, 1000, 2000)}
-RATES = {"sigmoid": 1.0}  # others 0.1
 
 
 def trials(setup: Setup) -> list[Trial] | str:
@@ -70,20 +69,12 @@ def trials(setup: Setup) -> list[Trial] | str:
     bases = networks(setup)
     if isinstance(bases, str):
         return bases
-    steps = STEPS[setup.scale]
+    arm = {"batch_norm": True, "steps": STEPS[setup.scale], "every": 10}
+    mine = {"procedure": NAME, "options": {"looks": LOOKS[setup.scale]}}
     return [
-        replace(
-            base,
-            batch_norm=True,
-            learning_rate=RATES.get(base.activation, 0.1),
-            steps=steps,
-            every=10,
-            seed=seed,
-            procedure=NAME,
-            options={"looks": LOOKS[setup.scale]},
-        )
+        trial
         for base in bases
-        for seed in range(SEEDS[setup.scale])
+        for trial in sweep(base, setup.scale, [one_rate(base)], **arm, **mine)
     ]
 
 
@@ -101,17 +92,7 @@ def rows(trial: Trial, data: Data) -> list[Found]:
                     for one in judged(model, averages, data, SIZES)
                 )
 
-    train(
-        model,
-        data,
-        optimizer=trial.optimizer,
-        learning_rate=trial.learning_rate,
-        steps=trial.steps,
-        batch_size=trial.batch_size,
-        seed=trial.seed,
-        every=trial.every,
-        on_row=look,
-    )
+    descended(trial, model, data, look)
     return [*out, {"step": trial.steps, "way": ALONE, "moved": alone(model, data)}]
 
 
@@ -161,7 +142,7 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
         *(
             lost(
                 f"momentum {momentum:g}",
-                f"Running averages of momentum {momentum:g} are as good too.",
+                f"Running averages of momentum {momentum:g} are as good as population statistics.",
                 kept(momentum),
                 momentum=momentum,
             )
@@ -170,7 +151,8 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
         ),
         lost(
             f"{OF_TEST} test examples",
-            f"The statistics of each {OF_TEST} test examples themselves are as good too.",
+            f"The statistics of each {OF_TEST} test examples themselves are as good as those of "
+            "the population.",
             "Answers depend on which examples come together then.",
             size=OF_TEST,
         ),
