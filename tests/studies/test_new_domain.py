@@ -55,7 +55,7 @@ def test_trials_are_both_arms_over_paired_seeds():
     trials = study.trials(Setup())
     normed = {t for t in trials if t.batch_norm}
     assert {replace(t, batch_norm=False) for t in normed} == set(trials) - normed
-    assert len(normed) == 3 * len({t.activation for t in trials})
+    assert len(normed) == 5 * len({t.activation for t in trials})
 
 
 def test_data_that_are_no_images_are_refused_with_the_reason():
@@ -117,7 +117,15 @@ def test_seeds_that_disagree_and_one_that_is_lost():
     assert words(rows)["recovered, 512 images"] == "inconclusive"
     rows = [r | ({"accuracy": None} if r["seed"] == 0 else {}) for r in made()]
     headline = study.measure(rows)[0]
+    assert (headline.metric, headline.verdict) == ("shielded, ReLU", "supported")
     assert headline.caution == "1 of 3 seeds gave no number, and are left out."
+
+
+def test_the_headline_is_the_lectures_claim_of_the_network_that_learns_without_batch_norm():
+    rows = [r | {"activation": network} for network in ("sigmoid", "relu") for r in made(plain=0.6)]
+    metrics = [v.metric for v in study.measure(rows)]
+    assert (metrics[0], metrics[len(metrics) // 2]) == ("shielded, ReLU", "shielded, sigmoid")
+    assert metrics[1] == "recovered, 512 images, ReLU"
 
 
 def test_a_batch_norm_without_statistics_recovers_nothing(monkeypatch):
