@@ -179,7 +179,8 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
     ]
     # Where one arm has learned nothing there is nothing to compare with.
     without = [accuracy(mine, CLEAN, AS_TRAINED) for mine in plain]
-    either = [min(a or 0.0, b or 0.0) for a, b in zip(before, without, strict=True)]
+    pairs = zip(before, without, strict=True)
+    either = [None if a is None or b is None else min(a, b) for a, b in pairs]
     return [
         judge(
             NAME,
