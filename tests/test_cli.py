@@ -51,11 +51,11 @@ def called(monkeypatch):
 def test_defaults_and_options_reach_the_function(called, capsys):
     assert run(["study"]) == 0
     words = ["study", "speed", "--model", "m:f", "--data", "CIFAR10", "--scale", "full"]
-    assert run([*words, "--jobs", "3", "--out", "there", "--fresh"]) == 0
+    assert run([*words, "--jobs", "3", "--out", "there", "--fresh", "--seed", "100"]) == 0
     assert called == [
-        {"names": None, "model": None, "data": None, "scale": "quick", "jobs": None,
+        {"names": None, "model": None, "data": None, "scale": "quick", "seed": 0, "jobs": None,
          "out": Path("runs/study"), "fresh": False, "executor": None},
-        {"names": ["speed"], "model": "m:f", "data": "CIFAR10", "scale": "full", "jobs": 3,
+        {"names": ["speed"], "model": "m:f", "data": "CIFAR10", "scale": "full", "seed": 100, "jobs": 3,
          "out": Path("there"), "fresh": True, "executor": None},
     ]  # fmt: skip
 
@@ -261,6 +261,10 @@ def test_the_list_says_what_there_is_and_how_long_it_takes(monkeypatch, capsys):
         (["study", "--jobs", "0"], "jobs is 0: expected a whole number of processes, 1 or more"),
         (["study", "--jobs", "-2"], "jobs is -2: expected a whole number"),
         (["study", "--jobs", "many"], "jobs is 'many': expected a whole number"),
+        (["study", "--seed", "-1"], "seed is -1: expected a whole number from 0 to 1000000000, the first"),
+        (["study", "--seed", "1.5"], "seed is '1.5': expected a whole number"),
+        (["study", "--seed", "x"], "seed is 'x': expected a whole number"),
+        (["study", "--seed", ""], "seed is '': expected a whole number"),
         (["study", "--data", "digit"], "no data set 'digit'"),
         (["study", "--model", "no:net"], "model 'no:net': importing 'no' from"),
         (["study", "--out", "notes.txt"], "the output folder 'notes.txt' is a file"),
@@ -318,7 +322,9 @@ def test_help_and_version(capsys):
     assert "batchnorm study" in capsys.readouterr().out
     for words in (["--help"], ["study", "-h"], ["report", "--help"]):
         assert run(words) == 0
-    assert "DIR" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "DIR" in shown
+    assert "--seed" in shown
 
 
 def module(*words, **options):

@@ -90,6 +90,13 @@ Data = Annotated[
 Scale = Annotated[
     str, typer.Option(metavar="quick|full", help="A quick look, or more seeds and steps.")
 ]
+Seed = Annotated[
+    str,
+    typer.Option(
+        metavar="N",
+        help="The first of the seeds: 100 gives a second run that shares no seed with the first.",
+    ),
+]
 Jobs = Annotated[
     str | None,
     typer.Option(
@@ -124,6 +131,7 @@ def study(
     model: Model = None,
     data: Data = None,
     scale: Scale = "quick",
+    seed: Seed = "0",
     jobs: Jobs = None,
     dask: Dask = None,
     out: Out = Path("runs/study"),
@@ -136,8 +144,8 @@ def study(
     """
     from batchnorm import studies
 
-    number = int(jobs) if jobs and jobs.removeprefix("-").isdecimal() else jobs
-    asked: dict[str, Any] = {"model": model, "data": data, "scale": scale, "jobs": number}
+    asked: dict[str, Any] = {"model": model, "data": data, "scale": scale}
+    asked |= {"seed": _number(seed), "jobs": _number(jobs)}
     if listed:
         Console().print(listing(*studies.overview(names, **asked)))
         return 0
@@ -159,6 +167,11 @@ def study(
     # Not through Rich, which would break a long path into two lines.
     print(f"The page: {found.report}")
     return 1 if found.failed else 0
+
+
+def _number(word: str | None) -> int | str | None:
+    """A whole number as such; anything else as it was typed, for the message that refuses it."""
+    return int(word) if word and word.removeprefix("-").isdecimal() else word
 
 
 def _executor(dask: str | None) -> AbstractContextManager[Executor | None]:

@@ -76,6 +76,7 @@ def go(
     studies,
     out,
     *,
+    setup=SETUP,
     jobs=2,
     executor=None,
     fresh=False,
@@ -86,8 +87,8 @@ def go(
     import batchnorm.report
 
     context = Context()
-    parts = planned(studies, SETUP, context)
-    head = about(parts, SETUP, context, out, jobs)
+    parts = planned(studies, setup, context)
+    head = about(parts, setup, context, out, jobs)
     real, batchnorm.report.render = batchnorm.report.render, draw
     try:
         return carry_out(parts, head, out, context, jobs, executor, fresh, on_progress)

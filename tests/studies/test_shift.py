@@ -86,7 +86,13 @@ def made(without, with_it, seeds=5, accuracy=0.9, last=100):
                     yield {
                         **{"activation": "relu", "seed": seed, "batch_norm": batch_norm},
                         **{"mode": mode, "step": step, "steps": 100, "layer": "1"},
-                        **{"test_accuracy": accuracy, "p15": -1.0, "p50": 0.0, "p85": 1.0},
+                        **{
+                            "test_accuracy": accuracy,
+                            "drawn": seed == 0,
+                            "p15": -1.0,
+                            "p50": 0.0,
+                            "p85": 1.0,
+                        },
                         **dict.fromkeys(("mean", "spread"), drift if step else None),
                     }
 
@@ -123,6 +129,13 @@ def test_seeds_that_did_not_come_to_their_end_are_left_out():
 def test_a_network_that_learns_nothing_is_said():
     caution = shift.measure(list(made(4.0, 1.0, accuracy=0.1)))[0].caution
     assert "Without batch norm it has only 10 % accuracy at the end" in caution
+
+
+def test_the_distributions_that_are_drawn_are_the_first_seeds_whichever_it_is(rows):
+    assert all(row.get("drawn") for row in rows)
+    later = [trial for trial in shift.trials(Setup()) if trial.seed]
+    assert not any(trial.options for trial in later)
+    assert shift.charts([row | {"seed": row["seed"] + 100} for row in rows])
 
 
 def test_the_charts_of_real_rows_are_valid(rows):

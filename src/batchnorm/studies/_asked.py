@@ -30,6 +30,7 @@ STUDIES = (
     "small_batch",
 )
 SCALES = ("quick", "full")
+LAST_SEED = 10**9  # studies make more seeds of one: they multiply it, and torch has 64 bits
 CROWD = 4  # processes a core: more would only wait for each other, and fill the memory
 
 
@@ -99,11 +100,11 @@ def named(what: str, value: object, possible: str) -> None:
     )
 
 
-def setup_of(model: object, data: object, scale: object) -> Setup:
+def setup_of(model: object, data: object, scale: object, seed: object) -> Setup:
     """The set-up that is meant.
 
     Raises:
-        ValueError: no such scale.
+        ValueError: no such scale, or no such seed.
         TypeError: an object where a name is expected.
     """
     one_of("scale", scale, SCALES)
@@ -113,7 +114,20 @@ def setup_of(model: object, data: object, scale: object) -> Setup:
         named("data", data, f"one of {', '.join(NAMES)}, a folder, or module:function")
     # The network that is taken anyway, so the same trials.
     mine = None if model == EMBEDDED[0] else model
-    return Setup(str(scale), cast("str | None", mine), str(data or Setup.data))
+    return Setup(str(scale), cast("str | None", mine), str(data or Setup.data), _first_seed(seed))
+
+
+def _first_seed(seed: object) -> int:
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        number = -1
+    if not 0 <= number <= LAST_SEED:
+        raise ValueError(
+            f"seed is {seed!r}: expected a whole number from 0 to {LAST_SEED}, the first of the "
+            f"seeds; leave it out for {Setup.seed}, or take 100 for seeds of its own"
+        )
+    return number
 
 
 def processes(jobs: object) -> int:

@@ -27,7 +27,7 @@ def carry_out(
     on_progress: Callable[[Progress], object] | None = None,
 ) -> Run:
     """Run what is planned, and write down what comes of it."""
-    setup = Setup(head["scale"], head["model"], head["data"])
+    setup = Setup(head["scale"], head["model"], head["data"], head["seed"])
     with opened(path, fresh=fresh) as folder:
         sitting = Sitting(
             folder, parts, context, jobs, executor, on_progress or (lambda progress: None)

@@ -45,6 +45,7 @@ def about(
         "command": command([part.study.NAME for part in parts], setup, out),
         "context": context.base,
         "fingerprints": {name: data.fingerprint for name, data in context.data.items()},
+        "seed": setup.seed,
         "seeds": sorted({trial.seed for part in parts for trial in part.trials.values()}),
     }
 
@@ -73,13 +74,14 @@ def entry(part: Part, setup: Setup, out: Path) -> dict[str, Any]:
 def command(names: list[str], setup: Setup, out: Path) -> str:
     """What to type to get this run again, or to go on with it.
 
-    >>> command(["speed"], Setup(scale="full"), Path("runs/study"))
-    'batchnorm study speed --scale full'
+    >>> command(["speed"], Setup(scale="full", seed=100), Path("runs/study"))
+    'batchnorm study speed --scale full --seed 100'
     """
     words = ["batchnorm", "study", *(names if len(names) < len(STUDIES) else [])]
     words += ["--model", setup.model] if setup.model is not None else []
     words += ["--data", setup.data] if setup.data != Setup.data else []
     words += ["--scale", setup.scale] if setup.scale != Setup.scale else []
+    words += ["--seed", str(setup.seed)] if setup.seed != Setup.seed else []
     words += ["--out", str(out)] if out != Path("runs/study") else []
     return shlex.join(words)
 

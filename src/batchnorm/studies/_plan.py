@@ -1,7 +1,7 @@
 """What a run will do, decided and checked before anything is written."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -104,6 +104,7 @@ def _part(study: Study, setup: Setup, context: Context) -> Part:
         if isinstance(trials, str):
             return Part(study, not_applicable=trials)
         timings = study.timings(setup) if hasattr(study, "timings") else []
+        trials, timings = _from(setup.seed, trials), _from(setup.seed, timings)
         stamps = {trial: context.of(trial) for trial in [*trials, *timings]}
     except Exception as error:
         return Part(study, failed=str(error) if isinstance(error, ValueError) else reason(error))
@@ -112,6 +113,11 @@ def _part(study: Study, setup: Setup, context: Context) -> Part:
     part.timings = {trial.key(str(stamps[trial])): trial for trial in timings}
     part.stamps = {trial.key(str(stamp)): stamp for trial, stamp in stamps.items()}
     return part
+
+
+def _from(first: int, trials: Iterable[Trial]) -> list[Trial]:
+    """The trials with other seeds: as many, one after another, from the first."""
+    return [replace(trial, seed=first + trial.seed) for trial in trials]
 
 
 def rows_of(part: Part, finished: dict[str, list[Any]]) -> list[dict[str, Any]]:

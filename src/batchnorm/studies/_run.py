@@ -98,6 +98,7 @@ def study(
     model: str | None = None,
     data: str | None = None,
     scale: str = "quick",
+    seed: int = 0,
     out: str | Path = "runs/study",
     jobs: int | None = None,
     executor: "Executor | None" = None,
@@ -116,6 +117,8 @@ def study(
             None for the embedded one.
         data: a name that :func:`batchnorm.data.load` knows; None for the embedded digits.
         scale: "quick", a look in about a minute, or "full", with more seeds and steps.
+        seed: the first of the seeds; with another one, the same studies on other initial weights,
+            orders of examples and draws (the data stay divided as they are).
         out: the run's folder: a new one, an empty one, or an earlier run's.
         jobs: processes to run trials in, with one thread each; None for one on each core.
         executor: any ``concurrent.futures`` executor to run them in instead.
@@ -126,8 +129,8 @@ def study(
         The verdicts, and the studies that failed or do not apply, with the reason.
 
     Raises:
-        ValueError: a wrong name, scale, number of jobs, data set, model or folder. Nothing has
-            been written then.
+        ValueError: a wrong name, scale, seed, number of jobs, data set, model or folder. Nothing
+            has been written then.
         TypeError: an object where a name is expected; likewise.
         OSError: the folder is in use by another run, or cannot be written.
         ImportError: the libraries of ``batchnorm[study]`` are not installed.
@@ -145,7 +148,7 @@ def study(
     from batchnorm.studies._manifest import about
     from batchnorm.studies._plan import chosen, planned
 
-    studies, setup = chosen(names), asked.setup_of(model, data, scale)
+    studies, setup = chosen(names), asked.setup_of(model, data, scale, seed)
     asked.check_calls(executor, on_progress)
     workers, folder = asked.processes(jobs), asked.folder_of(out)
     check(folder)
@@ -182,6 +185,7 @@ def overview(
     model: str | None = None,
     data: str | None = None,
     scale: str = "quick",
+    seed: int = 0,
     jobs: int | None = None,
 ) -> tuple[list[Plan], float | None]:
     """What :func:`study` would do with the same arguments, and how long all would take.
@@ -197,7 +201,7 @@ def overview(
     from batchnorm.studies._overview import plans
     from batchnorm.studies._plan import chosen, planned
 
-    studies, setup = chosen(names), asked.setup_of(model, data, scale)
+    studies, setup = chosen(names), asked.setup_of(model, data, scale, seed)
     context = Context()
     return plans(planned(studies, setup, context), context, asked.processes(jobs))
 

@@ -24,11 +24,13 @@ class Setup:
         scale: "quick", a look in about a minute, or "full": more seeds, more steps.
         model: the user's own network, "module:function"; None for the embedded one.
         data: a name that :func:`batchnorm.data.load` knows.
+        seed: the first of the seeds. Studies count theirs from 0; planning adds this to each.
     """
 
     scale: str = "quick"
     model: str | None = None
     data: str = "digits"
+    seed: int = 0
 
 
 @dataclass(frozen=True)
