@@ -166,7 +166,6 @@ def test_the_command_line_sends_trials_to_the_cluster(tmp_path, monkeypatch, cap
     capsys.readouterr()
 
 
-@pytest.mark.slow  # it has hung once, in a way not yet understood
 def test_what_is_wrong_with_a_cluster_is_one_line(tmp_path, monkeypatch, capsys, started):
     monkeypatch.chdir(tmp_path)
 
@@ -194,6 +193,16 @@ def test_what_is_wrong_with_a_cluster_is_one_line(tmp_path, monkeypatch, capsys,
     assert "has other code, so its rows would be others: there batchnorm " in refused(
         started.address
     )
+    process.kill()
+    process.wait()
+    # One that has stopped.
+    process = started.worker()
+    process.send_signal(signal.SIGSTOP)
+    with monkeypatch.context() as hurry:
+        hurry.setattr("batchnorm.studies._cluster.HELD_UP", 1)
+        assert "gives no answer, not in 1 seconds: end it, or start it anew" in refused(
+            started.address
+        )
     process.kill()
     process.wait()
     # And one without it: a broken package of that name stands before the installed one.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from batchnorm.studies._context import base
 
 PATIENCE = 10  # seconds: as long for a scheduler to answer
+HELD_UP = 60  # seconds: as long for a worker, which loads torch and batchnorm first
 
 
 @contextmanager
@@ -25,8 +27,8 @@ def cluster(address: str) -> Generator[Executor]:
 
     Raises:
         ImportError: Dask is not installed here.
-        ValueError: no scheduler answers there, it has no workers, or one of them has no batchnorm,
-            or another one than this.
+        ValueError: no scheduler answers there, it has no workers, or one of them does not answer,
+            has no batchnorm, or another one than this.
     """
     try:
         from distributed import Client
@@ -34,9 +36,14 @@ def cluster(address: str) -> Generator[Executor]:
         raise ImportError(
             f"--dask needs {error.name}, not installed here: pip install 'batchnorm[dask]'"
         ) from error
+    client = Client.__new__(Client)
     try:
-        client = Client(address, timeout=PATIENCE, set_as_default=False)
+        client.__init__(address, timeout=PATIENCE, set_as_default=False)
     except Exception as error:  # what an address can be wrong in has many kinds
+        # Left to the garbage collector, it closes itself wherever that comes by; where another
+        # client is just starting, under a lock that both want, for ever.
+        with suppress(Exception):
+            client.close(timeout=PATIENCE)
         said = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
             f"no Dask scheduler answers at {address!r} ({said}): give the address that `dask "
@@ -60,7 +67,16 @@ def _check(client: Any, address: str) -> None:
 
         return base()
 
-    answers = client.run(probe, on_error="return")
+    async def ask(worker: str) -> Any:
+        answer = client.run(probe, workers=[worker], on_error="return")
+        return (await asyncio.wait_for(answer, HELD_UP))[worker]
+
+    async def ask_all() -> dict[str, Any]:
+        workers = list(await client.nthreads())
+        answers = await asyncio.gather(*map(ask, workers), return_exceptions=True)
+        return dict(zip(workers, answers, strict=True))
+
+    answers = client.sync(ask_all)
     if not answers:
         raise ValueError(
             f"the Dask cluster at {address!r} has no workers: start some, `dask worker {address} "
@@ -68,6 +84,11 @@ def _check(client: Any, address: str) -> None:
         )
     here = base()
     for worker, there in answers.items():
+        if isinstance(there, TimeoutError):
+            raise ValueError(
+                f"the Dask worker {worker} gives no answer, not in {HELD_UP} seconds: end it, or "
+                "start it anew"
+            )
         if isinstance(there, BaseException):
             raise ValueError(
                 f"the Dask worker {worker} cannot run trials ({type(there).__name__}: {there}): "
