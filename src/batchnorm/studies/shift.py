@@ -1,6 +1,7 @@
 """L14: batch norm limits how far the distribution of the hidden units moves."""
 
 import math
+from dataclasses import replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
