@@ -16,6 +16,9 @@ from batchnorm.studies._scales import freeze, told
 from batchnorm.studies._trial import Setup, Trial
 
 
+ACCURACIES = ("validation_accuracy", "test_accuracy")
+
+
 def rows_of(trial):
     trial = replace(trial, data="digits8x8", steps=20, every=10)
     flat = {**asdict(trial), **dict(trial.options), "key": trial.key("")}
@@ -39,7 +42,7 @@ def made(error=1e-7, gamma=0.2, beta=0.2, off=30.0, own=0.8, output=0.6, seeds=5
                 yield {
                     **{"activation": "relu", "seed": seed, "trained": arm, "layer": "1.1"},
                     **{"step": step, "steps": 100, "learning_rate": 0.1},
-                    **{"test_accuracy": accuracy if step else 0.1},
+                    **dict.fromkeys(ACCURACIES, accuracy if step else 0.1),
                     **{"error": error, "gamma": gamma, "beta": beta, "off": off},
                 }
 
@@ -48,10 +51,29 @@ def words(rows):
     return {v.metric.rpartition(",")[0]: v.verdict for v in study.measure(list(rows))}
 
 
-def test_the_arms_differ_in_what_is_trained_alone():
+def test_the_arms_differ_in_what_is_trained_and_each_has_its_learning_rates():
     trials = study.trials(Setup())
-    assert len(trials) == len(set(trials)) == 2 * 3 * 5
-    assert len({replace(t, options={}) for t in trials}) == 2 * 5
+    assert len(trials) == len(set(trials)) == 2 * 3 * 3 * 5
+    assert len({replace(t, options={}, learning_rate=1.0) for t in trials}) == 2 * 5
+    for trial in trials:
+        assert trial.learning_rate in study.RATES["quick"][trial.option("trained")]
+
+
+def at(rate, rows):
+    return [row | {"learning_rate": rate} for row in rows]
+
+
+def test_each_arm_is_told_at_its_best_rate_and_an_end_of_the_grid_is_said():
+    better = at(10.0, (r for r in made(own=0.85) if r["trained"] == study.OWN))
+    lost = at(100.0, (r for r in made(own=0.99) if r["trained"] == study.OWN and not r["step"]))
+    worse = at(1.0, (r for r in made(output=0.2) if r["trained"] == study.OUTPUT))
+    found = {v.metric: v for v in study.measure([*made(), *better, *lost, *worse])}
+    share = found["share of what is learned, ReLU"]
+    assert share.value == pytest.approx(100 * 0.75 / 0.8)
+    assert "85.0 % gamma and beta alone at 10, 60.0 % output layer alone at 0.1" in share.note
+    assert "Output layer alone: 0.1 is the best of the learning rates tried and" in share.caution
+    assert "All parameters: 0.1 is the one learning rate tried." in share.caution
+    assert "Gamma and beta alone:" not in share.caution, "10 lies between 0.1 and 100"
 
 
 def test_each_arm_trains_its_own_parameters():
@@ -124,7 +146,8 @@ def test_a_batch_norm_that_leaves_out_beta_is_found_out(monkeypatch):
         return right(self, input, **options) - self.bias.detach()
 
     monkeypatch.setattr(BatchNorm1d, "forward", faulty)
-    assert words(real())["moments"] in ("not supported", "contradicted")
+    headline = study.measure(real())[0]
+    assert (headline.metric, headline.verdict) == ("moments, ReLU", "contradicted")
 
 
 def own():

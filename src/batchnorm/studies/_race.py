@@ -1,6 +1,7 @@
 """How much sooner one arm comes to the best accuracy of another."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import fmean, median
 
@@ -107,8 +108,8 @@ def race(arms: dict[str, Sweep], names: tuple[str, str], *, same: bool = False) 
     ours = [_first(mine[s], "test", goals[s]) for s in seeds]
     pairs = list(zip(theirs, ours, [mine[s].budget for s in seeds], strict=True))
     few = too_few(marks[seeds[0]], median(goals.values()))
-    chosen = [_at_end(names[0], base_rate, base)]
-    chosen += [] if same or other is base else [_at_end(names[1], rate, other)]
+    chosen = [end_of(names[0], base_rate, base)]
+    chosen += [] if same or other is base else [end_of(names[1], rate, other)]
     return Race(
         names,
         base_rate,
@@ -150,7 +151,10 @@ def raced(study: str, result: Race, metric: str, claim: str, step: Cost | None =
     )
 
 
-def _at_end(name: str, rate: float, grid: Sweep) -> str:
+def end_of(name: str, rate: float, grid: Collection[float]) -> str:
+    """A caution where an arm's best learning rate is at the end of what was tried, or nothing."""
+    if len(grid) == 1:
+        return f"{_capital(name)}: {rate:g} is the one learning rate tried."
     if min(grid) < rate < max(grid):
         return ""
     side = "higher" if rate == max(grid) else "lower"

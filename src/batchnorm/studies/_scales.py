@@ -1,12 +1,14 @@
-"""What trains in each arm, and where gamma and beta stand at one look."""
+"""What trains in each arm, at which rate best, and where gamma and beta stand at one look."""
 
 import math
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from torch import nn
 
 from batchnorm.studies._norms import norms_of
+from batchnorm.studies._race import end_of
+from batchnorm.studies._sweep import Rows
 
 OFF = 0.01  # a smaller |gamma| is as good as none: Frankle et al. 2021
 ALL, OWN, OUTPUT = "all parameters", "gamma and beta alone", "output layer alone"
@@ -42,3 +44,24 @@ def told(seen: dict[str, Any], eps: float) -> dict[str, float | None]:
         "error": max(errors, default=math.nan),
     }
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def at_best(rows: Rows) -> tuple[list[dict[str, Any]], str]:
+    """The rows of each arm at the learning rate with its highest validation accuracy at the end.
+
+    A run that was lost counts as 0.
+
+    Returns:
+        The rows; and which rates they are, with a caution where one is the last of those tried.
+    """
+    ended: dict[str, dict[float, dict[int, float]]] = {}
+    for row in rows:
+        grid = ended.setdefault(row["trained"], {}).setdefault(row["learning_rate"], {})
+        at_end = row["step"] == row["steps"]
+        grid[row["seed"]] = (row["validation_accuracy"] or 0.0) if at_end else 0.0
+    best = {
+        arm: max(grid, key=lambda rate: fmean(grid[rate].values())) for arm, grid in ended.items()
+    }
+    words = [end_of(arm, best[arm], grid) for arm, grid in ended.items()]
+    told = " ".join(filter(None, words))
+    return [row for row in rows if row["learning_rate"] == best[row["trained"]]], told
