@@ -89,12 +89,38 @@ def test_a_sweep_has_a_log_axis_unless_told_otherwise():
 
 @pytest.mark.parametrize(
     ("settings", "ticks"),
-    [((0.01, 0.0316, 31.6), [0.01, 0.1, 1, 10]), ((0.1, 3.16), None), ((0.316, 20), None)],
+    [
+        ((0.01, 0.0316, 31.6), [0.01, 0.1, 1, 10]),
+        ((0.1, 3.16), [0.1, 0.2, 0.5, 1, 2]),
+        ((0.316, 20), [0.5, 1, 2, 5, 10, 20]),
+        ((2, 8), [2, 5]),
+        ((0.316, 0.4), None),
+        ((1e-12, 1.0), [1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1]),
+    ],
 )
-def test_a_log_axis_over_decades_is_marked_at_them(settings, ticks):
-    data = [{"arm": "a", "learning_rate": rate, "y": 1} for rate in settings]
-    axis = of_kind(sweep(data, y="y"), "line")[0]["encoding"]["x"]["axis"]
+def test_a_log_axis_is_marked_at_decades_or_within_them(settings, ticks):
+    across = [{"arm": "a", "learning_rate": rate, "y": 1} for rate in settings]
+    axis = of_kind(sweep(across, y="y"), "line")[0]["encoding"]["x"]["axis"]
     assert axis.get("values") == ticks
+    upward = [{"arm": "a", "step": i, "y": rate} for i, rate in enumerate(settings)]
+    axis = of_kind(curves(upward, "step", "y", log_y=True), "line")[0]["encoding"]["y"]["axis"]
+    assert axis.get("values") == ticks
+
+
+def test_an_axis_of_whole_numbers_has_no_tick_between_them():
+    def axis(values):
+        data = [{"arm": "a", "layer": layer, "angle": 0.5} for layer in values]
+        chart = sweep(data, "layer", "angle", log_x=False)
+        return of_kind(chart, "line")[0]["encoding"]["x"]["axis"]
+
+    assert axis([2, 3, 4])["tickMinStep"] == 1
+    assert "tickMinStep" not in axis([0.1, 0.5, 1])
+
+
+def test_a_cross_says_what_became_of_the_runs():
+    data = [{"arm": "a", "learning_rate": 0.1, "y": None}]
+    said = sweep(data, y="y", lost="did not train").to_dict()["title"]["subtitle"]
+    assert said == "× more than half of the runs did not train"
 
 
 def test_a_log_axis_has_no_place_for_zero():

@@ -1,8 +1,9 @@
 """Distributions back to back, with a slider: what the specification holds."""
 
+import numpy as np
 import pytest
 
-from batchnorm.charts import halves
+from batchnorm.charts import halves, rows_of, table
 
 
 def rows(layers=("1", "2"), steps=(0, 10, 20)):
@@ -39,7 +40,26 @@ def test_every_layer_of_marks_has_its_place_and_its_filter():
     assert sum("datum.step === 0" in one for one in filters) == 1
     (data,) = spec["datasets"].values()
     assert data[0]["value"] == [-1.5, -0.5, 0.5, 1.5, 2.5]
-    assert data[0]["share"] == [0, 0.475, 0.95, 0.475, 0]
+    assert data[0]["share"] == [0, 0.25, 0.5, 0.25, 0]
+
+
+def test_the_numbers_of_a_distribution_are_those_of_its_values():
+    rng = np.random.default_rng(0)
+    values = rng.normal(3.0, 2.0, 100_000)
+    counts, edges = np.histogram(values, 200)
+    row = {"arm": "without", "layer": "1", "step": 0, "counts": counts.tolist()}
+    (data,) = halves([row | {"ends": [edges[0], edges[-1]]}]).to_dict()["datasets"].values()
+    told = [data[0][name] for name in ("mean", "standard deviation")]
+    assert told == pytest.approx([values.mean(), values.std()], abs=0.01)
+    told = [data[0][f"{percent} % lie below"] for percent in (15, 50, 85)]
+    assert told == pytest.approx(np.percentile(values, (15, 50, 85)), abs=0.02)
+
+
+def test_bins_are_lines_of_the_table_and_not_lists_in_it():
+    lines = table(rows_of(halves(rows()).to_dict())).decode().splitlines()
+    assert lines[0].startswith("arm,layer,step,value,share,mean,standard deviation,")
+    assert len(lines) == 1 + 2 * 2 * 3 * 5
+    assert lines[2].startswith("without,1,0,-0.5,0.25,0.5,")
 
 
 def test_it_draws_in_vega():

@@ -145,6 +145,7 @@ def test_the_charts_of_real_rows_are_valid(rows):
         chart.to_dict()
     spec = found["distributions-relu"].to_dict()
     assert [p["bind"]["input"] for p in spec["params"]] == ["range", "select"]
+    assert spec["params"][1]["bind"]["options"] == ["1", "2", "3"], "hidden layers, not places"
     assert shift.measure(rows)
     assert shift.charts(list(made(4.0, 1.0)))["percentiles-relu"].to_dict()
 

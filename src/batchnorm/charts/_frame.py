@@ -1,10 +1,15 @@
 """What every chart has: titles, axes, tooltips, a description for those who cannot see it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     import altair as alt
+
+
+MOST_TICKS = 8  # on a logarithmic axis
 
 
 class Look(TypedDict, total=False):
@@ -35,9 +40,9 @@ class Frame:
         return given or field.replace("_", " ")
 
     def axis(
-        self, channel: str, padding: int = 0, ticks: list[float] | None = None
+        self, channel: str, values: Iterable[float | None] = (), *, padding: int = 0
     ) -> dict[str, Any]:
-        """Title, scale and axis of a channel, as keywords of an encoding."""
+        """Title, scale and axis of a channel that shows ``values``, as keywords of an encoding."""
         import altair as alt
 
         field, log = (self.x, self.log_x) if channel == "x" else (self.y, self.log_y)
@@ -46,7 +51,11 @@ class Frame:
         scale |= {"padding": padding} if padding else {}
         style: dict[str, Any] = {"grid": channel == "y", "tickCount": 5 if channel == "y" else 6}
         style |= {"format": "~g"} if log else {"format": ".0%"} if share else {}
-        style |= {"values": ticks} if ticks else {}
+        known = [value for value in values if value is not None]
+        if log and (ticks := _ticks(known)):
+            style |= {"values": ticks}
+        elif known and all(value.is_integer() for value in map(float, known)):
+            style |= {"tickMinStep": 1}  # there is no layer 2.5
         return {
             "title": self.named(channel),
             "scale": alt.Scale(**scale),
@@ -64,6 +73,24 @@ class Frame:
         title = alt.Title(self.title, subtitle=note) if note else self.title
         look: dict[str, Any] = {"width": "container", "height": height, "title": title}
         return alt.LayerChart(layer=layers, description=f"{about}. {'. '.join(facts)}.", **look)
+
+
+def _ticks(values: list[float]) -> list[float]:
+    """What a logarithmic axis is read by: powers of ten, or 1, 2 and 5 times them; none for few.
+
+    >>> _ticks([0.01, 10.0]), _ticks([3.0, 60.0]), _ticks([4.0, 6.0])
+    ([0.01, 0.1, 1.0, 10.0], [5.0, 10.0, 20.0, 50.0], [])
+    """
+    if not values:
+        return []
+    low, high = min(values) * 0.98, max(values) * 1.02
+    powers = range(floor(log10(low)), ceil(log10(high)) + 1)
+    for digits in ((1,), (1, 2, 5)):
+        ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) >= (3 if digits == (1,) else 2):
+            return inside[:: ceil(len(inside) / MOST_TICKS)]
+    return []
 
 
 def tip(field: str, title: str) -> "alt.Tooltip":

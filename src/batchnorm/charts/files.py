@@ -52,12 +52,25 @@ def rows_of(spec: Json) -> list[Json]:
 def table(rows: list[Json]) -> bytes:
     r"""Rows as CSV in UTF-8, a column for each field in the order in which fields appear.
 
+    A row that holds lists of one length, such as the bins of a histogram, is a line for each entry.
+
     >>> table([{"step": 0, "loss": None}, {"step": 10, "loss": 0.5, "note": "a, b"}])
     b'step,loss,note\r\n0,,\r\n10,0.5,"a, b"\r\n'
     """
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [line for row in rows for line in _lines(row)]
+    names = list(dict.fromkeys(name for row in lines for name in row))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, names)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(lines)
     return text.getvalue().encode()
+
+
+def _lines(row: Json) -> list[Json]:
+    lists = {name: cast("list[Any]", v) for name, v in row.items() if isinstance(v, list)}
+    if not lists:
+        return [row]
+    return [
+        row | dict(zip(lists, entries, strict=True))
+        for entries in zip(*lists.values(), strict=True)
+    ]

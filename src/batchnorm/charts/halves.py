@@ -1,7 +1,9 @@
 """Distributions of two arms side by side, with a slider over the steps of training."""
 
+import math
+from bisect import bisect_left
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Unpack
 
 from batchnorm.charts._frame import Frame, Look
@@ -13,9 +15,8 @@ if TYPE_CHECKING:
 
 LEFT, RIGHT = "without", "with batch norm"
 HEIGHT = 380
-TAIL = (
-    0.001  # of the values on each end lie outside of the axis: single ones would squeeze the rest
-)
+TAIL = 0.001  # of the values on each end may lie off the axis: single ones would squeeze the rest
+PERCENTS = (15, 50, 85)
 
 
 def halves(rows: Iterable[Row], **look: Unpack[Look]) -> "alt.LayerChart":
@@ -50,6 +51,7 @@ def halves(rows: Iterable[Row], **look: Unpack[Look]) -> "alt.LayerChart":
     base = (
         alt.Chart(alt.InlineData(values=points))
         .transform_filter(f"datum.layer === {'layer' if len(layers) > 1 else repr(layers[0])}")
+        .transform_calculate(full="extent(datum.share)[1] / 0.95")
         .transform_flatten(["value", "share"])
     )
     inks = alt.Scale(domain=[LEFT, RIGHT], range=[ORANGE, BLUE])
@@ -70,16 +72,14 @@ def halves(rows: Iterable[Row], **look: Unpack[Look]) -> "alt.LayerChart":
         ),
         "color": alt.Color("arm:N", title=None, scale=inks, legend=alt.Legend(symbolOpacity=1)),
     }
-    side = f"datum.arm === '{LEFT}' ? -datum.share : datum.share"
-    now = base.transform_filter("datum.step === step").transform_calculate(
-        side=side, of="datum.share * datum.full"
-    )
+    side = f"(datum.arm === '{LEFT}' ? -1 : 1) * datum.share / datum.full"
+    now = base.transform_filter("datum.step === step").transform_calculate(side=side)
     first = base.transform_filter(f"datum.step === {steps[0]}").transform_calculate(side=side)
     order = alt.Order("value:Q")
     tips = [
         alt.Tooltip("arm:N", title=" "),
         alt.Tooltip("value:Q", title=name, format=".3~g"),
-        alt.Tooltip("of:Q", title="share of the values near it", format=".2~%"),
+        alt.Tooltip("share:Q", title="share of the values near it", format=".2~%"),
     ]
     area = now.mark_area(
         orient="horizontal", opacity=0.45, interpolate="monotone", clip=True, aria=False
@@ -118,19 +118,40 @@ def _menu(layers: list[str]) -> Any:
 
 
 def _point(row: Row, first: int) -> dict[str, Any]:
-    """Middles of the bins, and each one's share relative to the fullest; zero beyond both ends."""
+    """Middles of the bins, and each one's share of the values; zero beyond both ends."""
     (low, high), counts = row["ends"], row["counts"]
     width = (high - low) / len(counts) or 1e-9
     places = [low + (i + 0.5) * width for i in range(-1, len(counts) + 1)]
-    total, most = sum(counts) or 1, max(counts) or 1
+    total = sum(counts) or 1
     return {
         "arm": str(row["arm"]),
         "layer": str(row["layer"]),
         "step": row["step"],
         "value": [float(f"{place:.4g}") for place in places],
-        "share": [0, *(round(0.95 * count / most, 3) for count in counts), 0],
-        "full": most / total / 0.95,
+        "share": [0, *(float(f"{count / total:.4g}") for count in counts), 0],
+        **_numbers(row["counts"], places[1:-1], width),
     }
+
+
+def _numbers(counts: list[int], places: list[float], width: float) -> dict[str, float]:
+    """What the table beside the picture says of a histogram.
+
+    >>> _numbers([1, 2, 1], [-1.0, 0.0, 1.0], 1.0)["standard deviation"]
+    0.7071
+    """
+    total = sum(counts) or 1
+    mean = sum(n * place for n, place in zip(counts, places, strict=True)) / total
+    square = sum(n * (place - mean) ** 2 for n, place in zip(counts, places, strict=True)) / total
+    summed = [0, *accumulate(counts)]
+
+    def percentile(percent: int) -> float:
+        part = percent / 100 * summed[-1]
+        i = max(bisect_left(summed, part) - 1, 0)
+        return places[i] + (float(part - summed[i]) / (counts[i] or 1) - 0.5) * width
+
+    told = {"mean": mean, "standard deviation": math.sqrt(square)}
+    told |= {f"{percent} % lie below": percentile(percent) for percent in PERCENTS}
+    return {name: float(f"{number:.4g}") for name, number in told.items()}
 
 
 def _axis(points: list[dict[str, Any]]) -> tuple[float, float]:

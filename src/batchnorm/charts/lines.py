@@ -1,6 +1,5 @@
 """Curves and sweeps: a line an arm."""
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -68,12 +67,14 @@ def sweep(
     y: str = "test_accuracy",
     *,
     color: str = "arm",
+    lost: str = "diverged",
     **look: Unpack[Look],
 ) -> "alt.LayerChart":
     """A result against a setting (log axis unless ``log_x=False``), one row a run.
 
     The median of the runs is drawn, and their range as a band. Where fewer than half of them gave
-    a number, a cross at the foot of the chart stands for the point.
+    a number, a cross at the foot of the chart stands for the point; ``lost`` says what became of
+    such runs.
 
     Raises:
         ValueError: there are no rows, or one lacks a named field.
@@ -93,7 +94,7 @@ def sweep(
         best = f"highest {text(top['y'])} at {text(top['x'])}" if top else "no run gave a number"
         facts.append(f"{arm}: {best}")
     crosses = [p for p in points if p["y"] is None]
-    return _lines(points, crosses, frame, facts, spread(points), dots=True)
+    return _lines(points, crosses, frame, facts, spread(points), lost=lost, dots=True)
 
 
 def _lines(
@@ -103,6 +104,7 @@ def _lines(
     facts: list[str],
     note: str,
     *,
+    lost: str = "diverged",
     dots: bool,
 ) -> "alt.LayerChart":
     """Band, line, dots to point at, and crosses: at the foot of a sweep, at the end of a curve."""
@@ -116,9 +118,10 @@ def _lines(
     both: dict[str, Any] = {"title": None, "legend": key}
     ink: dict[str, Any] = both | {"scale": alt.Scale(domain=arms, range=inks)}
     mark: dict[str, Any] = both | {"scale": alt.Scale(domain=arms, range=marks[: len(arms)])}
-    x = frame.axis("x", padding=12 if dots else 0, ticks=_decades(points) if frame.log_x else None)
-    lost = [arm for arm in arms if any(p["arm"] == arm for p in crosses)]
-    y = frame.axis("y", padding=8 + 14 * len(lost) if dots and lost else 0)
+    crossed = [arm for arm in arms if any(p["arm"] == arm for p in crosses)]
+    x = frame.axis("x", [p["x"] for p in points], padding=12 if dots else 0)
+    heights = [p[end] for p in points for end in ("low", "y", "high")]
+    y = frame.axis("y", heights, padding=8 + 14 * len(crossed) if dots and crossed else 0)
     name, count = alt.Tooltip("arm:N", title=" "), alt.Tooltip("runs:N", title="runs with a number")
     at = tip("x", frame.named("x"))
     extent = [tip("y", frame.named("y")), tip("low", "lowest run"), tip("high", "highest run")]
@@ -138,20 +141,13 @@ def _lines(
     else:
         line = line.encode(strokeDash=alt.StrokeDash("arm:N", **mark))
     layers = [band, line, dot]
-    for i, arm in enumerate(lost):
+    for i, arm in enumerate(crossed):
         foot = alt.value(HEIGHT - 8 - 14 * i) if dots else alt.Y("y:Q", **y)
         cross = layer([p for p in crosses if p["arm"] == arm])
         cross = cross.mark_point(shape=CROSS, size=50, strokeWidth=2, opacity=1)
         layers.append(cross.encode(y=foot, tooltip=[name, at, count]))
-    cross_note = "× more than half of the runs diverged" if crosses else ""
+    cross_note = f"× more than half of the runs {lost}" if crosses else ""
     return frame.chart(layers, HEIGHT, facts, "; ".join(filter(None, [note, cross_note])))
-
-
-def _decades(points: list[Row]) -> list[float] | None:
-    """The powers of ten on a logarithmic axis, where there are enough of them to read it by."""
-    ends = [math.log10(end(p["x"] for p in points)) for end in (min, max)]
-    powers = range(math.ceil(ends[0] - 0.01), math.floor(ends[1] + 0.01) + 1)
-    return [float(f"1e{power}") for power in powers] if len(powers) > 2 else None
 
 
 def _arms(points: Iterable[Row]) -> list[str]:

@@ -220,6 +220,7 @@ def charts(rows: Rows) -> "dict[str, alt.LayerChart]":
             "took",
             x_title="hidden layers",
             y_title="steps until it has trained",
+            lost="did not train",
             title=f"How deep it trains: {kind}",
         )
     out["gradients"] = curves(

@@ -212,6 +212,9 @@ def charts(rows: list[dict[str, Any]]) -> "dict[str, alt.LayerChart]":
         ]
         drawn = [row for row in mine if "counts" in row and None not in row["ends"]]
         if drawn:
+            if all(row["layer"].isdigit() for row in drawn):  # a place in a list is no name
+                order = sorted({int(row["layer"]) for row in drawn})
+                drawn = [r | {"layer": str(order.index(int(r["layer"])) + 1)} for r in drawn]
             out[f"distributions-{network}"] = halves(
                 drawn,
                 y_title="value that comes to the activation",
