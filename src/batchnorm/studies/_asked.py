@@ -11,23 +11,24 @@ from batchnorm.data import NAMES
 from batchnorm.studies._network import EMBEDDED
 from batchnorm.studies._trial import Setup
 
+# As a page tells them: what batch norm does, why, where it goes, at test time, and by itself.
 STUDIES = (
     "speed",
     "learning_rate",
-    "scale_and_shift",
-    "identity",
-    "placement",
-    "bias",
-    "optimizers",
     "initialization",
     "depth",
+    "optimizers",
     "shift",
     "landscape",
-    "new_domain",
     "noise",
     "dropout",
-    "test_time",
+    "placement",
     "small_batch",
+    "test_time",
+    "new_domain",
+    "scale_and_shift",
+    "identity",
+    "bias",
 )
 SCALES = ("quick", "full")
 LAST_SEED = 10**9  # studies make more seeds of one: they multiply it, and torch has 64 bits
