@@ -16,6 +16,8 @@ from batchnorm.studies._repeats import check_initial_state, initial_state, loade
 from batchnorm.studies._trial import Trial, canonical
 from batchnorm.train import Row
 
+# Parts that draw and tell what was found: no row comes from them, so they may change under rows.
+NO_ROWS = ("charts", "report", "screen", "cli.py", "__main__.py")
 AGAIN = "give the same command again: trials that are finished stay, others run anew"
 
 
@@ -24,7 +26,7 @@ class Stamp:
     """What a trial's rows stand for, as the process that plans them sees it.
 
     Args:
-        base: our own sources and the versions of what they stand on.
+        base: our own sources that make rows, and the versions of what they stand on.
         data: the data set's fingerprint.
         model: the files of the user's network, by module, with the hash of each; none for ours.
         initial: hash of that network's weights as one seed leaves them.
@@ -125,7 +127,7 @@ class Context:
 
 
 def base() -> str:
-    """What all trials share: our own sources and the versions of what they stand on."""
+    """What all trials share: the sources that make rows, and the versions of what they stand on."""
     return (
         f"batchnorm {version('batchnorm')} ({_package(Path(__file__).parent.parent)}), "
         f"torch {torch.__version__}, numpy {numpy.__version__}, numba {_kernels()}"
@@ -134,11 +136,12 @@ def base() -> str:
 
 @cache
 def _package(folder: Path) -> str:
-    """Hash of our sources as this process found them: it goes on with what it has imported."""
+    """Hash of what makes rows, as this process found it: it goes on with what it has imported."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
+        name, content = path.relative_to(folder), path.read_bytes()
+        if name.parts[0] not in NO_ROWS:
+            digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
 
 
