@@ -1,5 +1,6 @@
 """One rank of the checks that `test_sync.py` starts by torchrun; what each found goes to a file."""
 
+import contextlib
 import copy
 import datetime
 import io
@@ -388,6 +389,52 @@ def what_one_rank_refuses_is_an_error_on_all():
 
 
 @check
+def what_one_rank_refuses_before_it_is_batch_norms_turn_is_an_error_on_all():
+    norm, act = (
+        kind(4, process_group="world") for kind in (batchnorm.BatchNorm1d, batchnorm.BatchNormAct1d)
+    )
+    lazy = batchnorm.LazyBatchNorm1d(axis=2, process_group="world")
+    domains = batchnorm.DomainBatchNorm1d(4, domains=2, process_group="world")
+    x, three = torch.randn(3, 4), torch.ones(3, dtype=torch.bool)
+    packed = nn.utils.rnn.pack_sequence([torch.randn(2, 4), torch.randn(1, 4)])
+    nested = torch.nested.nested_tensor([torch.randn(2, 4)], layout=torch.jagged)
+
+    def by(layer, *arguments, around=None, **options):
+        with contextlib.nullcontext() if around is None else batchnorm.masked(layer, around):
+            return layer(*arguments, **options)
+
+    def nothing(layer):
+        with batchnorm.masked(layer, torch.ones(2, dtype=torch.bool)):
+            return layer(packed)
+
+    wrong = {
+        "does not fit": (norm, lambda: by(norm, x, around=three[:2])),
+        "with a PackedSequence; expected mask": (norm, lambda: norm(packed, mask=three)),
+        "with a PackedSequence": (norm, lambda: nothing(norm)),
+        "packed as the input is": (act, lambda: act(packed, x)),
+        "with a nested x; expected mask=None": (norm, lambda: by(norm, nested, mask=three)),
+        "is the ragged axis": (norm, lambda: norm(nested)),
+        "input is of type list": (norm, lambda: norm([1.0])),
+        "mask is of type list": (norm, lambda: norm(x, mask=[True] * 3)),
+        "axis=2 is no channel axis": (lambda x: lazy(x[:, None]), lambda: lazy(x)),
+        "domain=7": (lambda x: domains(x, 0), lambda: domains(x, 7)),
+        "no domain was given": (lambda x: domains(x, 0), lambda: domains(x)),
+        "an integer, or a padded tensor": (lambda x: domains(x, 0), lambda: domains(packed, three.int())),
+    }  # fmt: skip
+    for message, (right, call) in wrong.items():
+        if rank() == 1:
+            assert message in raised((ValueError, TypeError), call), message
+        else:
+            text = raised(RuntimeError, right, x)
+            assert "rank 1 refuses its input, and its own error says why" in text, message
+    norm(x)  # and all go on
+    assert norm.eval()(x).shape == x.shape
+    if rank() == 1:  # and in evaluation nobody waits
+        raised(ValueError, by, norm, x, around=three[:2])
+    norm.train()(x)
+
+
+@check
 def other_channels_on_one_rank_are_an_error_on_all():
     for channels in (5, 3000):
         x = torch.randn(3, channels if rank() == 1 else 4)
@@ -434,6 +481,27 @@ def options_for_small_batches_are_judged_on_all_ranks():
         ValueError, batch_norm, inputs(4), training=True, ghost_size=2, process_group="world"
     )
     assert "expected one of the two to be None" in error
+
+
+@check
+def ranks_with_other_domains_merge_each_with_its_own():
+    x, dy = inputs(4, 3), inputs(4, 3).flip(0) + 1
+    which = torch.tensor([0, 0, 0, 0, 0, 2, 2] if dist.get_world_size() == 2 else [0] * 4 + [2] * 3)
+    results = []
+    for part, group in ((lambda t: t, None), (mine, "world")):
+        for each in (False, True):  # one domain for the rank, or one for each example
+            layer = batchnorm.DomainBatchNorm1d(4, domains=3, process_group=group).double()
+            leaf = part(x).clone().requires_grad_()
+            alone = group and not each
+            domain = ([0, 2] if dist.get_world_size() == 2 else [0, 1, 2])[rank()]
+            y = layer(leaf, domain if alone else part(which))
+            y.backward(part(dy))
+            results.append([y.detach(), leaf.grad, layer.weight.grad, *layer.buffers()])
+    whole, _, *ranks = results
+    for ours in ranks:
+        for i, (expected, got) in enumerate(zip(whole, ours, strict=True)):
+            expected = mine(expected) if i < 2 else expected
+            torch.testing.assert_close(summed(got) if i == 2 else got, expected)
 
 
 @check

@@ -109,7 +109,7 @@ def test_only_the_gradients_that_are_needed_are_asked_of_the_kernel(monkeypatch)
         ({"weight": torch.ones(2, device="meta")}, r"weight is torch.float32 on meta; expected .* on cpu"),
         ({"residual": torch.ones(3, 2, device="meta")}, r"residual is torch.float32 on meta"),
         ({"mask": torch.ones(3, device="meta")}, r"mask is torch.float32 on meta; .*mask.to\(x.device\)"),
-        ({"mask": torch.tensor([3, 2, 1])}, r"mask is torch.int64 .* of lengths, torch.arange"),
+        ({"mask": torch.tensor([3, 2, 1])}, r"mask is torch.int64 of shape .3,.; .* mask.bool.. .* of lengths, torch.arange"),
         ({"bias": torch.ones(2, dtype=torch.int32)}, r"bias is torch.int32 on cpu; expected float64"),
         ({"running_mean": torch.zeros(2, requires_grad=True)}, r"running_mean requires a gradient"),
     ],

@@ -347,6 +347,11 @@ def test_an_ensemble_keeps_its_members_apart():
 BAD = [
     ({"one_value": "skip"}, r"one_value='skip'; expected one of raise, running, beta"),
     ({"ghost_size": 0}, r"ghost_size=0; expected None or how many examples.*such as 32"),
+    ({"ghost_size": 2.0}, r"ghost_size=2.0; expected None or .* an integer such as 32"),
+    ({"ghost_size": "2"}, r"ghost_size='2'; expected None or how many examples"),
+    ({"renorm": 3.0}, r"renorm=3.0; .*expects two limits, \(r_max, d_max\), such as"),
+    ({"renorm": (3.0,)}, r"renorm=\(3.0,\); .*expects two limits"),
+    ({"renorm": ("3", 5)}, r"r_max='3', d_max=5; .*expects r_max >= 1"),
     ({"renorm": (0.5, 1)}, r"r_max=0.5, d_max=1; .*expects r_max >= 1 and d_max >= 0"),
     ({"renorm": (3, -1)}, r"r_max=3, d_max=-1; .*1 and 0 are plain batch norm"),
     ({"renorm": (3, 5), "running_var": None}, r"renormalization needs.*running_var is None: give"),
@@ -439,3 +444,12 @@ def test_a_batch_of_one_value_that_does_not_compile_says_why():
     compiled = torch.compile(batch_norm, backend="aot_eager")
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         compiled(torch.randn(1, 3), training=True)
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 20])
+@pytest.mark.parametrize("shape", [(8, 0), (8, 0, 3), (0, 4), (0, 0)])
+def test_ghost_batches_of_nothing_keep_their_shape(shape, size):
+    x = torch.randn(shape, requires_grad=True)
+    y = batch_norm(x, training=True, ghost_size=size)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == shape

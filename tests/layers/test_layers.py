@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.lazy import LazyModuleMixin
 
 import oracle
 from batchnorm.layers import (
@@ -14,6 +15,9 @@ from batchnorm.layers import (
     BatchNormAct1d,
     BatchNormAct2d,
     BatchNormAct3d,
+    BatchRenorm3d,
+    LazyBatchNorm1d,
+    LazyBatchNorm2d,
 )
 
 FAMILY = [
@@ -175,6 +179,8 @@ def test_wrong_ranks_are_named():
         ValueError, match=r"expected 2D or 3D input \(got 4D input of shape \(2, 3, 4, 4\)\)"
     ):
         BatchNorm1d(3)(torch.randn(2, 3, 4, 4))
+    with pytest.raises(TypeError, match=r"input is of type list, \[1.0\]; expected a tensor, such"):
+        BatchNorm1d(3)([1.0])
     with pytest.raises(ValueError, match=r"expected 4D input \(got 2D"):
         BatchNorm2d(3)(torch.randn(2, 3))
     with pytest.raises(ValueError, match=r"running_mean has shape \(3,\); expected \(4,\)"):
@@ -187,3 +193,33 @@ def test_a_mask_reaches_the_function():
     x[4:] = float("nan")
     torch.testing.assert_close(layer(x, mask=mask)[:4], BatchNorm1d(3)(x[:4]))
     assert oracle.relative_error(layer.running_mean, 0.1 * x[:4].double().mean(0)) < 1e-6
+
+
+KINDS = [BatchNorm1d, BatchNormAct2d, LazyBatchNorm1d, LazyBatchNorm2d, BatchRenorm3d]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("axis", [5, 0, -5, 1.0, "1", None, True])
+def test_an_axis_that_no_input_has_is_told_by_the_constructor(kind, axis):
+    arguments = () if issubclass(kind, LazyModuleMixin) else (3,)
+    with pytest.raises(
+        ValueError,
+        match=rf"axis={axis!r} is no channel axis of input of \d dim.*; expected one of 1",
+    ):
+        kind(*arguments, axis=axis)
+
+
+def test_a_lazy_layer_takes_no_channels_from_input_that_it_refuses():
+    layer = LazyBatchNorm1d(axis=2)
+    with pytest.raises(ValueError, match=r"axis=2 is no channel axis of input of 2 dimensions"):
+        layer(torch.randn(4, 3))
+    with pytest.raises(ValueError, match=r"expected 2D or 3D input \(got 4D"):
+        layer(torch.randn(4, 3, 2, 2))
+    layer(torch.randn(4, 3, 2))
+    assert layer.num_features == 2
+
+
+@pytest.mark.parametrize("channels", [4.0, "4", -4, True, None])
+def test_a_number_of_channels_is_an_integer(channels):
+    with pytest.raises(ValueError, match=rf"num_features={channels!r}; expected how many channels"):
+        BatchNorm1d(channels)

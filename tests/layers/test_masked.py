@@ -169,6 +169,12 @@ class TestErrors:
         with pytest.raises(ValueError, match="Linear has no batch norm that a mask could reach"):
             masked(nn.Linear(2, 2), LENGTHS > 0).__enter__()
 
+    def test_what_is_no_mask_is_told_before_the_block_begins(self):
+        with pytest.raises(TypeError, match=r"mask is of type list, \[True\]; expected a tensor"):
+            masked(network(), [True]).__enter__()
+        with pytest.raises(ValueError, match=r"mask is torch.int64 of shape \(3,\); .*of lengths"):
+            masked(network(), LENGTHS).__enter__()
+
     def test_an_unknown_way_to_resize(self):
         with pytest.raises(ValueError, match="resize='bilinear'; expected None, 'nearest'"):
             masked(network(), LENGTHS > 0, resize="bilinear").__enter__()
@@ -176,6 +182,8 @@ class TestErrors:
     def test_lengths(self):
         with pytest.raises(TypeError, match=r"lengths is torch.float32; expected integers"):
             lengths_mask(torch.ones(2))
+        with pytest.raises(TypeError, match=r"lengths is of type list, \[1, 2\]; expected a tens"):
+            lengths_mask([1, 2])
         with pytest.raises(ValueError, match=r"lengths has shape \(1, 3\); expected \(N,\)"):
             lengths_mask(LENGTHS[None])
         with pytest.raises(ValueError, match="lengths run from 4 to 9; expected 0 to 8"):

@@ -301,3 +301,40 @@ def test_what_cannot_be_rolled_back_is_named():
         taken.restore()
     with pytest.raises(ValueError, match=r"LazyBatchNorm1d is lazy and has no statistics yet"):
         snapshot(batchnorm.LazyBatchNorm1d())
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_count_that_is_no_count_is_refused(assign):
+    x = torch.randn(6, 3)
+    for count, shown in (
+        (torch.tensor(3.5), "torch.float32, 3.5"),
+        (torch.tensor(-1.0), "torch.float32, -1.0"),
+        (torch.tensor(torch.nan), "torch.float32, nan"),
+        (torch.tensor(True), "torch.bool, True"),
+        (torch.tensor(3 + 0j), r"torch.complex64, \(3\+0j\)"),
+    ):
+        model = nn.Sequential(BatchNorm1d(3, momentum=None))
+        model(x)
+        state = model.state_dict() | {"0.num_batches_tracked": count}
+        with pytest.raises(
+            RuntimeError,
+            match=rf"0.num_batches_tracked is {shown}; expected how many batches were seen, an "
+            r"integer: state_dict\['0.num_batches_tracked'\] = torch.tensor\(0\)",
+        ):
+            model.load_state_dict(state, assign=assign)
+        assert model[0].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.uint8])
+def test_a_whole_count_of_any_dtype_goes_on(assign, dtype):
+    """State dicts that were averaged hold floats."""
+    x, layer = torch.randn(6, 3), BatchNorm1d(3, momentum=None)
+    state = layer.state_dict() | {"num_batches_tracked": torch.tensor(3, dtype=dtype)}
+    given = dict(state)
+    layer.load_state_dict(state, assign=assign)
+    assert all(given[name] is value for name, value in state.items())
+    layer(x)
+    assert layer.num_batches_tracked == 4
+    assert not layer.num_batches_tracked.is_floating_point()
+    torch.testing.assert_close(layer.running_mean, x.mean(0) / 4)

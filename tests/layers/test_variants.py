@@ -51,8 +51,9 @@ def test_options_reach_the_function():
 def test_bad_options_are_told_at_once():
     with pytest.raises(ValueError, match=r"one_value='none'; expected one of raise, running, beta"):
         BatchNorm1d(3, one_value="none")
-    with pytest.raises(ValueError, match=r"ghost_size=-1; expected None or how many examples"):
-        BatchNormAct2d(3, ghost_size=-1)
+    for size in (-1, 2.0, True):
+        with pytest.raises(ValueError, match=rf"ghost_size={size}; expected None or how many exam"):
+            BatchNormAct2d(3, ghost_size=size)
     with pytest.raises(ValueError, match=r"r_max=0.1, d_max=5.0; batch renormalization expects"):
         BatchRenorm1d(3, r_max=0.1)
     with pytest.raises(ValueError, match=r"track_running_stats=False; batch renormalization exp"):
@@ -232,9 +233,12 @@ def test_compiles_as_one_graph_though_which_domains_occur_is_not_known():
 @pytest.mark.parametrize(
     ("domain", "message"),
     [
-        (3, r"domain=3; expected one of 0 to 2, or a tensor of one for each example"),
-        (-1, r"domain=-1; expected one of 0 to 2"),
-        (torch.tensor([0, 1, 2, 3]), r"domain=3; expected one of 0 to 2"),
+        (3, r"domain=3; expected an integer from 0 to 2, or a tensor of one for each example"),
+        (-1, r"domain=-1; expected an integer from 0 to 2"),
+        (1.0, r"domain=1.0; expected an integer from 0 to 2"),
+        (True, r"domain=True; expected an integer from 0 to 2"),
+        (torch.tensor([0, 1, 2, 3]), r"domain=3; expected an integer from 0 to 2"),
+        (torch.tensor([True] * 4), r"domain is torch.bool of shape \(4,\); expected an integer"),
         (torch.tensor([0, 1]), r"torch.int64 of shape \(2,\); expected an integer, or.*\(4,\)"),
         (torch.ones(4), r"domain is torch.float32 of shape \(4,\); expected an integer"),
         (None, r"no domain was given"),
@@ -248,8 +252,23 @@ def test_what_a_bad_domain_gets(domain, message):
 def test_bad_numbers_of_domains_and_models_without():
     with pytest.raises(ValueError, match=r"domains=0; expected how many there are, 1 or more"):
         DomainBatchNorm1d(3, domains=0)
+    for domains in (2.0, True, "2"):
+        with pytest.raises(ValueError, match=rf"domains={domains!r}; expected how many there are"):
+            DomainBatchNorm1d(3, domains=domains)
+    model = nn.Sequential(DomainBatchNorm1d(3, domains=2))
+    for domain in (2, 0.0, None):
+        with pytest.raises(ValueError, match=rf"domain={domain!r}; expected an integer from 0 to"):
+            in_domain(model, domain).__enter__()
     with pytest.raises(ValueError, match=r"Linear has no batch norm with domains; expected"):
         in_domain(nn.Linear(2, 2), 0).__enter__()
+
+
+def test_a_domain_for_each_example_needs_examples_in_a_tensor():
+    packed = nn.utils.rnn.pack_sequence([torch.randn(2, 3), torch.randn(1, 3)])
+    layer = DomainBatchNorm1d(3, domains=2)
+    assert layer(packed, 1).data.shape == (3, 3)
+    with pytest.raises(TypeError, match=r"domain is a tensor and the input a PackedSequence; exp"):
+        layer(packed, torch.tensor([0, 1]))
 
 
 def test_what_is_rare_is_looked_at_when_it_is_set():

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
+from batchnorm.functional._check_kinds import (
+    FLOATING,
+    check_mask,
+    check_tensors,
+    no_tensor,
+    positive,
+)
 from batchnorm.functional._running import Running
 from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._in_place import KINDS as INVERTIBLE
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check(
@@ -21,7 +28,6 @@ def check(
     running: Running,
     training: bool,
     eps: float,
-    residual: Tensor | None,
     axis: int,
     several: bool,
 ) -> None:
@@ -30,7 +36,7 @@ def check(
     In training they must have `several` values each, unless these are counted elsewhere.
     """
     running_mean, running_var = running.mean, running.var
-    if x.dtype not in _DTYPES or x.layout != torch.strided:
+    if x.dtype not in FLOATING or x.layout != torch.strided:
         raise TypeError(
             f"x has dtype {x.dtype} and layout {x.layout}; expected a "
             f"strided tensor of float64, float32, bfloat16 or float16: convert it first, such as "
@@ -41,11 +47,14 @@ def check(
             f"x has shape {tuple(x.shape)}; expected at least a batch and a channel axis, (N, C): "
             f"x.unsqueeze(0) adds a batch axis"
         )
-    _check_channel_values(x, running_mean, running_var, weight, bias, axis)
-    if not eps > 0:
-        raise ValueError(f"eps={eps}; batch_norm eps must be positive, such as 1e-5")
-    if residual is not None:
-        _check_residual(x, residual, axis)
+    try:
+        _check_channel_values(x, running_mean, running_var, weight, bias, axis)
+    except AttributeError:
+        named = {"running_mean": running_mean, "running_var": running_var}
+        check_tensors(f"({x.shape[1]},)", **named, weight=weight, bias=bias)
+        raise
+    if not positive(eps):
+        raise ValueError(f"eps={eps!r}; batch_norm eps must be positive, such as 1e-5")
     if training:
         if several:
             _check_several(x, axis)
@@ -71,7 +80,7 @@ def _check_channel_values(
         if value is not None and (
             value.dim() != 1
             or value.numel() != channels
-            or value.dtype not in _DTYPES
+            or value.dtype not in FLOATING
             or value.device != device
         ):
             _raise_for_channel_values(x, running_mean, running_var, weight, bias, axis)
@@ -84,12 +93,15 @@ def _check_channel_values(
             )
 
 
-def _check_residual(x: Tensor, residual: Tensor, axis: int) -> None:
+def check_residual(x: Tensor, residual: Any) -> None:
+    """Check what is added to the output."""
+    if not isinstance(residual, Tensor):
+        raise no_tensor("residual", residual, f"a tensor of x's shape {tuple(x.shape)}")
     if residual.shape != x.shape:
         raise ValueError(
-            f"residual has shape {_shown(residual, axis)}; expected that of x, {_shown(x, axis)}"
+            f"residual has shape {tuple(residual.shape)}; expected that of x, {tuple(x.shape)}"
         )
-    if residual.dtype not in _DTYPES or residual.device != x.device:
+    if residual.dtype not in FLOATING or residual.device != x.device:
         raise _wrong_kind("residual", residual, x)
 
 
@@ -127,7 +139,7 @@ def _raise_for_channel_values(
         if value is not None:
             if value.shape != x.shape[1:2]:
                 raise _wrong_shape(name, value, x, axis)
-            if value.dtype not in _DTYPES or value.device != x.device:
+            if value.dtype not in FLOATING or value.device != x.device:
                 raise _wrong_kind(name, value, x)
 
 
@@ -174,11 +186,18 @@ def check_momentum(running: Running) -> None:
                 "momentum=None averages over all batches, which num_batches_tracked counts; "
                 "expected it as a tensor, torch.tensor(0), or a momentum such as 0.1"
             )
-    elif not 0 <= momentum <= 1:
+    elif not _share(momentum):
         raise ValueError(
-            f"momentum={momentum}; expected None or the share of the new batch, from 0 to 1 "
+            f"momentum={momentum!r}; expected None or the share of the new batch, from 0 to 1 "
             f"(torch's 0.1 is 0.9 in frameworks that give the share of the old)"
         )
+
+
+def _share(momentum: Any) -> bool:
+    try:
+        return bool(0 <= momentum <= 1)
+    except TypeError:
+        return False
 
 
 def _shown(x: Tensor, axis: int) -> tuple[int, ...]:
@@ -186,12 +205,13 @@ def _shown(x: Tensor, axis: int) -> tuple[int, ...]:
     return tuple(x.movedim(1, axis).shape)
 
 
-def position_mask(mask: Tensor, x: Tensor, axis: int, training: bool) -> Tensor:
+def position_mask(mask: Any, x: Tensor, axis: int, training: bool) -> Tensor:
     """`mask` as the kernels take it: x's rank, 1 on the channel axis."""
-    if not (mask.dtype == torch.bool or mask.dtype in _DTYPES) or mask.device != x.device:
+    check_mask(mask)
+    if mask.device != x.device:
         raise ValueError(
             f"mask is {mask.dtype} on {mask.device}; expected bool or real weights on {x.device}, "
-            f"where x is: mask.to(x.device); of lengths, torch.arange(longest) < lengths[:, None]"
+            f"where x is: mask.to(x.device)"
         )
     if training and x.numel() and unseen(mask) and not (mask > 0).any():
         raise ValueError(

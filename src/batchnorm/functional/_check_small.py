@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from batchnorm.functional._check import one_value_a_channel
+from batchnorm.functional._check_kinds import whole
 
 ONE_VALUE = ("raise", "running", "beta")
 
@@ -35,18 +36,31 @@ def check_small(one_value: str, ghost_size: int | None) -> None:
     """Check the options for small batches."""
     if one_value not in ONE_VALUE:
         raise ValueError(f"one_value={one_value!r}; expected one of {', '.join(ONE_VALUE)}")
-    if ghost_size is not None and (isinstance(ghost_size, bool) or ghost_size < 1):
+    if ghost_size is not None and not (whole(ghost_size) and ghost_size >= 1):
         raise ValueError(
-            f"ghost_size={ghost_size}; expected None or how many examples are normalized "
-            f"together, such as 32"
+            f"ghost_size={ghost_size!r}; expected None or how many examples are normalized "
+            f"together, an integer such as 32"
         )
 
 
-def check_renorm(renorm: tuple[float, float] | None) -> None:
+def check_renorm(renorm: Any) -> None:
     """Check the limits of batch renormalization."""
-    if renorm is not None and not (renorm[0] >= 1 and renorm[1] >= 0):
+    if renorm is None:
+        return
+    try:
+        r_max, d_max = renorm
+    except (TypeError, ValueError):
         raise ValueError(
-            f"r_max={renorm[0]}, d_max={renorm[1]}; batch renormalization expects r_max >= 1 and "
+            f"renorm={renorm!r}; batch renormalization expects two limits, (r_max, d_max), such as "
+            f"(3.0, 5.0)"
+        ) from None
+    try:
+        within = r_max >= 1 and d_max >= 0
+    except TypeError:
+        within = False
+    if not within:
+        raise ValueError(
+            f"r_max={r_max!r}, d_max={d_max!r}; batch renormalization expects r_max >= 1 and "
             f"d_max >= 0, such as 3 and 5; 1 and 0 are plain batch norm"
         )
 

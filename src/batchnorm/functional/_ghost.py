@@ -24,7 +24,8 @@ def split(call: Call, size: int) -> list[Call]:
 
 def together(parts: list[Tensor], x: Tensor) -> Tensor:
     """The outputs of `split` as one of x's shape."""
-    groups = parts[0].shape[1] // max(x.shape[1], 1)
+    left = sum(part.shape[0] for part in parts[1:])
+    groups = (x.shape[0] - left) // max(parts[0].shape[0], 1)
     first = _apart(parts[0], x, groups) if groups > 1 else parts[0]
     return first if len(parts) == 1 else torch.cat((first, *parts[1:]))
 

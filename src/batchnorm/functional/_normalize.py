@@ -20,8 +20,10 @@ from batchnorm.functional._check import (
     check,
     check_invertible,
     check_momentum,
+    check_residual,
     position_mask,
 )
+from batchnorm.functional._check_kinds import check_axis
 from batchnorm.functional._check_small import Small, check_options
 from batchnorm.functional._running import Running
 from batchnorm.functional._unseen import unseen
@@ -60,22 +62,25 @@ def normalize(
     inplace: bool,
 ) -> Tensor:
     """What `batchnorm.functional.batch_norm` says of these arguments."""
-    if x.is_nested:
-        options = weight, bias, running, training, eps, activation, backend, rare, False
-        ghost_size = None if rare is None else rare.ghost_size
-        return _ragged.batch_norm(normalize, x, residual, mask, axis, ghost_size, options)
     group, small = "", None
     if rare is not None and rare.process_group is not None:
         group = _group.name_of(rare.process_group)
+    if x.is_nested:
+        with _sync.telling(group):
+            flat = _ragged.flat(x, residual, mask, axis, None if rare is None else rare.ghost_size)
+        options = weight, bias, running, training, eps, activation, backend, rare, False
+        return flat.nested(normalize(flat.x, flat.residual, None, flat.axis, *options))
     try:
         f = Activation.parse(activation)
         given = x
+        if residual is not None:
+            check_residual(x, residual)
         channels_first = axis == 1 or axis == 1 - x.dim()
         if not channels_first:
             x = _channels_to_front(x, axis)
             residual = None if residual is None else _channels_to_front(residual, axis)
         several = training and not group and (rare is None or rare.one_value == "raise")
-        check(x, weight, bias, running, training, eps, residual, axis, several)
+        check(x, weight, bias, running, training, eps, axis, several)
         check_momentum(running)
         if mask is not None:
             mask = position_mask(mask, x, axis, training and not group)
@@ -119,9 +124,5 @@ def normalize(
 
 
 def _channels_to_front(x: Tensor, axis: int) -> Tensor:
-    if not -x.dim() <= axis < x.dim() or axis % x.dim() == 0:
-        raise ValueError(
-            f"axis={axis} is no channel axis of x with shape {tuple(x.shape)}; expected one of "
-            f"1 to {x.dim() - 1}, or -1 for the last (axis 0 is the batch)"
-        )
+    check_axis(axis, x.dim(), f"x with shape {tuple(x.shape)}")
     return x.movedim(axis, 1)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-# Takes x, its residual and the axis of their channels.
-Normalize = Callable[[Tensor, Tensor | None, int], Tensor]
+from batchnorm.functional._check_kinds import check_axis
 
 
-def batch_norm(
-    function: Callable[..., Tensor],
-    x: Any,
-    residual: Tensor | None,
-    mask: Tensor | None,
-    axis: int,
-    ghost_size: int | None,
-    options: tuple[Any, ...],
-) -> Tensor:
-    """Normalize all positions of all examples as one batch; nested again as x was."""
+class Flat(NamedTuple):
+    """All positions of all examples as one batch.
+
+    Attributes:
+        x: the values.
+        residual: its values.
+        axis: of their channels.
+        nested: what nests an output again as x was.
+    """
+
+    x: Tensor
+    residual: Tensor | None
+    axis: int
+    nested: Callable[[Tensor], Tensor]
+
+
+def flat(x: Any, residual: Any, mask: Tensor | None, axis: int, ghost_size: int | None) -> Flat:
+    """The positions of a nested x."""
     if mask is not None:
         raise ValueError(
             f"mask of shape {tuple(mask.shape)} with a nested x; expected mask=None, since every "
@@ -38,20 +45,12 @@ def batch_norm(
             f"residual has shape {tuple(residual.shape)} and x is nested; expected a residual "
             f"nested as x is"
         )
-    if not -x.dim() <= axis < x.dim() or axis % x.dim() == 0:
-        raise ValueError(
-            f"axis={axis} is no channel axis of a nested x of {x.dim()} dimensions; expected one "
-            f"of 1 to {x.dim() - 1}, or -1 for the last (axis 0 is the batch)"
-        )
-
-    def normalize(x: Tensor, residual: Tensor | None, axis: int) -> Tensor:
-        return function(x, residual, None, axis, *options)
-
+    check_axis(axis, x.dim(), f"a nested x of {x.dim()} dimensions")
     way = _jagged if x.layout is torch.jagged and x.lengths() is None else _parts
-    return way(normalize, x, residual, axis % x.dim())
+    return way(x, residual, axis % x.dim())
 
 
-def _jagged(normalize: Normalize, x: Any, residual: Any, axis: int) -> Tensor:
+def _jagged(x: Any, residual: Any, axis: int) -> Flat:
     """One ragged axis, along which the examples lie end to end: it is the batch axis then."""
     ragged = x._ragged_idx
     if axis == ragged:
@@ -67,12 +66,15 @@ def _jagged(normalize: Normalize, x: Any, residual: Any, axis: int) -> Tensor:
                 "as x is"
             )
         residual = residual.values().movedim(residual._ragged_idx - 1, 0)
-    y = normalize(values, residual, axis if axis < ragged else axis - 1)
-    y = y.movedim(0, ragged - 1)
-    return torch.nested.nested_tensor_from_jagged(y, x.offsets(), jagged_dim=ragged)
+
+    def nested(y: Tensor) -> Tensor:
+        y = y.movedim(0, ragged - 1)
+        return torch.nested.nested_tensor_from_jagged(y, x.offsets(), jagged_dim=ragged)
+
+    return Flat(values, residual, axis if axis < ragged else axis - 1, nested)
 
 
-def _parts(normalize: Normalize, x: Any, residual: Any, axis: int) -> Tensor:
+def _parts(x: Any, residual: Any, axis: int) -> Flat:
     """Examples of any sizes, one by one: their positions are put together and dealt out again."""
     parts = x.unbind()
     channels = {part.shape[axis - 1] for part in parts}
@@ -90,14 +92,17 @@ def _parts(normalize: Normalize, x: Any, residual: Any, axis: int) -> Tensor:
                 "as x is"
             )
         residual = _rows(others, axis)
-    y = normalize(rows, residual, 1)
     moved = [part.movedim(axis - 1, -1).shape for part in parts]
     counts = [shape[:-1].numel() for shape in moved]
-    dealt = [
-        piece.reshape(shape).movedim(-1, axis - 1)
-        for piece, shape in zip(y.split(counts), moved, strict=True)
-    ]
-    return torch.nested.as_nested_tensor(dealt, layout=x.layout)
+
+    def nested(y: Tensor) -> Tensor:
+        dealt = [
+            piece.reshape(shape).movedim(-1, axis - 1)
+            for piece, shape in zip(y.split(counts), moved, strict=True)
+        ]
+        return torch.nested.as_nested_tensor(dealt, layout=x.layout)
+
+    return Flat(rows, residual, 1, nested)
 
 
 def _rows(parts: tuple[Tensor, ...], axis: int) -> Tensor:

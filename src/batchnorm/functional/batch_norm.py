@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from batchnorm.functional._check_kinds import check_count, check_input
 from batchnorm.functional._normalize import Rare, normalize
 from batchnorm.functional._running import Running
 from batchnorm.kernels._activation import Activation
@@ -142,6 +143,11 @@ def batch_norm(
 
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
     """
+    check_input("x", x)
+    if num_batches_tracked is not None:
+        check_count("num_batches_tracked", num_batches_tracked)
+    if skipped is not None:
+        check_count("skipped", skipped)
     rare = None
     group = process_group if training or update else None
     if one_value != "raise" or not ghost_size is renorm is group is None:

@@ -1,5 +1,6 @@
 """Layers that replace torch's batch norms one for one, and those with an activation fused in."""
 
+from batchnorm.layers._in_domain import in_domain as in_domain
 from batchnorm.layers._masked import lengths_mask as lengths_mask
 from batchnorm.layers._masked import masked as masked
 from batchnorm.layers._pooled import pooled as pooled
@@ -15,7 +16,6 @@ from batchnorm.layers.batch_norm import BatchNorm3d as BatchNorm3d
 from batchnorm.layers.domains import DomainBatchNorm1d as DomainBatchNorm1d
 from batchnorm.layers.domains import DomainBatchNorm2d as DomainBatchNorm2d
 from batchnorm.layers.domains import DomainBatchNorm3d as DomainBatchNorm3d
-from batchnorm.layers.domains import in_domain as in_domain
 from batchnorm.layers.lazy import LazyBatchNorm1d as LazyBatchNorm1d
 from batchnorm.layers.lazy import LazyBatchNorm2d as LazyBatchNorm2d
 from batchnorm.layers.lazy import LazyBatchNorm3d as LazyBatchNorm3d

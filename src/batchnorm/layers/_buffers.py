@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
+
+from batchnorm.functional._check_kinds import WHOLE
 
 _MOVING = ("running_mean", "running_var")
 
@@ -42,3 +47,24 @@ def place_count(layer: _NormBase, skipped: Tensor | None) -> None:
             layer._buffers["skipped"] = torch.zeros_like(skipped, device=mean.device)
         else:
             layer._buffers["skipped"] = skipped.to(mean.device)
+
+
+def take_count(state_dict: dict[str, Any], key: str, own: Tensor | None) -> str:
+    """Make the number of batches of a state dict an integer; what is wrong with one that is none.
+
+    Where state dicts were averaged, it is a float. In the place of what is wrong comes the layer's
+    `own`, which is as good as nothing loaded.
+    """
+    count = state_dict.get(key)
+    if not isinstance(count, Tensor) or count.dtype in WHOLE or own is None:
+        return ""
+    good = count.dtype.is_floating_point and count.numel() == 1
+    if good and not count.is_meta:
+        good = count.item() >= 0 and count.item() % 1 == 0
+    state_dict[key] = count.to(own.dtype) if good else own
+    if good:
+        return ""
+    return (
+        f"{key} is {count.dtype}, {reprlib.repr(count.tolist())}; expected how many batches were "
+        f"seen, an integer: state_dict[{key!r}] = torch.tensor(0), or as many as there were"
+    )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from batchnorm.functional._check_kinds import check_input, check_mask
 from batchnorm.layers._passes import Passes
 from batchnorm.layers._state import Layer
 
@@ -89,6 +90,7 @@ def masked(
     Raises:
         ValueError: the model has batch norms that know no mask, such as torch's, or none at all;
             a mask that does not fit a layer's input, when that layer is called.
+        TypeError: a mask that is no tensor.
 
     Example:
         >>> from batchnorm.layers import BatchNorm1d
@@ -103,6 +105,8 @@ def masked(
         raise ValueError(
             f"resize={resize!r}; expected None, 'nearest', or a function (mask, positions) -> mask"
         )
+    if mask is not None:
+        check_mask(mask)
     how = resize if callable(resize) else nearest if resize else None
     layers = _layers(model)
     before = {layer: layer.ambient for layer in layers.values()}
@@ -150,6 +154,7 @@ def lengths_mask(lengths: Tensor, longest: int | None = None) -> Tensor:
         >>> lengths_mask(torch.tensor([2, 3])).int().tolist()
         [[1, 1, 0], [1, 1, 1]]
     """
+    check_input("lengths", lengths)
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths is {lengths.dtype}; expected integers, such as lengths.long()")
     if lengths.dim() != 1:

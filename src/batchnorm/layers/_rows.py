@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Never
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.functional import _group, _sync
+from batchnorm.functional._check_kinds import check_input
 
 if TYPE_CHECKING:
-    from batchnorm.functional._normalize import Rare
+    from batchnorm.layers._masked import Ambient
     from batchnorm.layers._state import Layer
 
 
-def rows(
+def prepared(
+    layer: Layer, input: Any, residual: Any, mask: Tensor | None, ambient: Ambient | None
+) -> tuple[Tensor, Tensor | None, Tensor | None, int]:
+    """What the function takes for an input that it could not take, or not under this mask.
+
+    Args:
+        layer: whose input it is.
+        input: as the layer was given it.
+        residual: likewise.
+        mask: likewise.
+        ambient: the mask around the layer.
+
+    Returns:
+        x, residual, mask and the axis of the channels.
+    """
+    if isinstance(input, PackedSequence):
+        x, residual = _rows(
+            layer, input, residual, ambient.mask if mask is None and ambient else mask
+        )
+        return x, residual, None, 1
+    check_rank(input, layer.ranks)
+    if mask is None and ambient is not None:
+        mask = ambient.fitted(input, layer.axis)
+    return input, residual, mask, layer.axis
+
+
+@contextmanager
+def telling(process_group: Any) -> Generator[None]:
+    """What is raised inside keeps this process from its exchange: the others are told."""
+    try:
+        yield
+    except Exception:
+        if process_group is not None:
+            with suppress(Exception):  # a group that cannot be told of it
+                _sync.refuse(_group.name_of(process_group))
+        raise
+
+
+def _rows(
     layer: Layer, input: PackedSequence, residual: Any, mask: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """The values of all sequences, each of which is data, and those of the residual."""
-    if mask is None and layer.ambient is not None:
-        mask = layer.ambient.mask
     if mask is not None:
         raise ValueError(
             f"mask of shape {tuple(mask.shape)} with a PackedSequence; expected mask=None, since "
@@ -45,12 +84,12 @@ def rewrapped(input: Any, y: Tensor) -> Any:
     return input._replace(data=y)
 
 
-def refuse_rank(x: Tensor, ranks: tuple[int, ...], rare: Rare | None) -> Never:
-    """Say which ranks the layer takes, and let no other process wait for this one."""
-    if rare is not None and rare.process_group is not None:
-        _sync.refuse(_group.name_of(rare.process_group))
-    wanted = " or ".join(f"{rank}D" for rank in ranks)
-    raise ValueError(
-        f"expected {wanted} input (got {x.dim()}D input of shape {tuple(x.shape)}); "
-        f"BatchNorm1d takes 2D or 3D, BatchNorm2d 4D and BatchNorm3d 5D input"
-    )
+def check_rank(x: Any, ranks: tuple[int, ...]) -> None:
+    """Check that a layer's input is a tensor, and has the dimensions that it takes."""
+    check_input("input", x)
+    if x.dim() not in ranks:
+        wanted = " or ".join(f"{rank}D" for rank in ranks)
+        raise ValueError(
+            f"expected {wanted} input (got {x.dim()}D input of shape {tuple(x.shape)}); "
+            f"BatchNorm1d takes 2D or 3D, BatchNorm2d 4D and BatchNorm3d 5D input"
+        )

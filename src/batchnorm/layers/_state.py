@@ -13,14 +13,15 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.functional import _group
+from batchnorm.functional._check_kinds import check_axis, whole
 from batchnorm.functional._check_small import check_small
 from batchnorm.functional._normalize import Rare, normalize
 from batchnorm.functional._running import Running
 from batchnorm.kernels._activation import Activation
-from batchnorm.layers._buffers import keep, place_count, widen
+from batchnorm.layers._buffers import keep, place_count, take_count, widen
 from batchnorm.layers._foreign import Refusal, called
 from batchnorm.layers._passes import Given, Passes
-from batchnorm.layers._rows import refuse_rank, rewrapped, rows
+from batchnorm.layers._rows import prepared, rewrapped, telling
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -84,6 +85,11 @@ class Layer(_NormBase):
         one_value: str = "raise",
         ghost_size: int | None = None,
     ) -> None:
+        if not whole(num_features) or num_features < 0:
+            raise ValueError(
+                f"num_features={num_features!r}; expected how many channels there are, an integer"
+            )
+        check_axis(axis, max(self.ranks), f"input of {max(self.ranks)} dimensions")
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         if not weight:
             self.register_parameter("weight", None)
@@ -129,8 +135,13 @@ class Layer(_NormBase):
         keep(self, before)
         return self
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        complaint = take_count(state_dict, prefix + _COUNT, self._buffers.get(_COUNT))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if complaint:
+            args[-1].append(complaint)  # error_msgs
         widen(self)
         place_count(self, self._buffers.get("skipped"))
 
@@ -169,12 +180,9 @@ class Layer(_NormBase):
     ) -> Input:
         x: Any = input
         added: Any = residual
-        axis = self.axis
-        if not isinstance(input, Tensor):
-            if isinstance(input, Proxy):
-                return called(self, input, residual, mask)
-            if isinstance(input, PackedSequence):
-                (x, added), axis = rows(self, input, residual, mask), 1
+        axis, ambient = self.axis, None
+        if isinstance(input, Proxy):
+            return called(self, input, residual, mask)
         weight, bias, running_mean, running_var, num_batches_tracked, skipped = self._state()
         if parameters is not None:
             weight, bias = parameters
@@ -182,8 +190,6 @@ class Layer(_NormBase):
         if not self.plain and self.passes is not None:
             now = Given(statistics, self.ambient, running_mean, running_var)
             statistics, ambient, running_mean, running_var = self.passes.first(input, now)
-            if mask is None and ambient is not None:
-                mask = ambient.fitted(x, axis)
         batch, moves = self.training, self.training and self.track_running_stats and self.update
         if statistics != "auto":
             batch = statistics == "batch"
@@ -192,13 +198,14 @@ class Layer(_NormBase):
             moves = moves and running_mean is not running_var
         elif running_mean.dtype.itemsize < 4 or running_var.dtype.itemsize < 4:
             widen(self, in_place=True)
-        rare = pool = None
+        rare = pool = group = None
         if not self.plain:
             pool = self.pool
             group = self.process_group if self.training and (batch or moves) else None
             rare = Rare(self.one_value, self.ghost_size, self.renorm, group)
-        if x is input and x.dim() not in self.ranks:
-            refuse_rank(x, self.ranks, rare)
+        if ambient is not None or not isinstance(x, Tensor) or x.dim() not in self.ranks:
+            with telling(group):
+                x, added, mask, axis = prepared(self, input, residual, mask, ambient)
         running = Running(
             running_mean,
             running_var,

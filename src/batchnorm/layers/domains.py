@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from batchnorm.functional._check_kinds import WHOLE, whole
 from batchnorm.layers._passes import InDomain, Passes
+from batchnorm.layers._rows import telling
 from batchnorm.layers._state import Layer
 from batchnorm.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
@@ -76,8 +76,8 @@ class DomainBatchNorm1d(nn.Module):
         **own: Any,
     ) -> None:
         super().__init__()
-        if isinstance(domains, bool) or domains < 1:
-            raise ValueError(f"domains={domains}; expected how many there are, 1 or more")
+        if not whole(domains) or domains < 1:
+            raise ValueError(f"domains={domains!r}; expected how many there are, 1 or more")
         if own_affine and affine:
             own |= {"weight": weight, "bias": bias}
         arguments = (eps, momentum, own_affine and affine, track_running_stats, device, dtype)
@@ -101,6 +101,27 @@ class DomainBatchNorm1d(nn.Module):
                 the statistics of those that share it. None for the attribute.
             mask: which examples or positions are data.
         """
+        merging = self._merging()
+        with telling(merging):
+            domain, mask = self._asked(input, domain, mask)
+        if isinstance(domain, Tensor):
+            return self._by_example(domain, input, mask, merging is not None)
+        if merging is not None:
+            return self._by_all(domain, input, mask)
+        return self._by(domain, input, mask)
+
+    def _merging(self) -> Any:
+        """The process group over which this call merges statistics."""
+        for i in range(len(self.domains)):
+            norm = self._norm(i)
+            if norm.process_group is not None and norm.training:
+                return norm.process_group
+        return None
+
+    def _asked(
+        self, input: Any, domain: Any, mask: Tensor | None
+    ) -> tuple[int | Tensor, Tensor | None]:
+        """The domain of this call, and for one of each example the mask that fits it."""
         if domain is None:
             domain = self.domain
             if self.passes is not None:
@@ -111,16 +132,43 @@ class DomainBatchNorm1d(nn.Module):
                 f"of one for each example: layer(x, domain), or around a model's call "
                 f"with batchnorm.in_domain(model, domain)"
             )
+        plain = isinstance(input, Tensor) and not input.is_nested
         if not isinstance(domain, Tensor):
-            return self._by(self._known(domain), input, mask)
+            if not plain and self._merging() is not None:
+                raise TypeError(
+                    f"input is a {type(input).__name__} and there is a process_group, whose ranks "
+                    f"may have other domains; expected a padded tensor with its mask"
+                )
+            return self.known(domain), mask
+        if not plain:
+            raise TypeError(
+                f"domain is a tensor and the input a {type(input).__name__}; expected one domain "
+                f"for all, an integer, or a padded tensor with its mask"
+            )
         self._check(domain, input)
+        ambient = self._norm(0).ambient
+        if mask is None and ambient is not None:
+            mask = ambient.fitted(input, self._norm(0).axis)
+        return domain, mask
+
+    def _by_example(self, domain: Tensor, input: Tensor, mask: Tensor | None, all: bool) -> Tensor:
         y = None
-        for one in self._present(domain):
-            axis, ambient = self._norm(one).axis, self._norm(one).ambient
-            given = ambient.fitted(input, axis) if mask is None and ambient is not None else mask
-            part = self._by(one, input, _within(domain == one, given))
+        for one in range(len(self.domains)) if all else self._present(domain):
+            part = self._by(one, input, _within(domain == one, mask))
             y = part if y is None else y + part
         return torch.empty_like(input) if y is None else y
+
+    def _by_all(self, domain: int, input: Tensor, mask: Tensor | None) -> Tensor:
+        """Other ranks may have other domains: those join with nothing, forward and backward."""
+        y, nothing = None, input.new_ones(0, dtype=torch.bool)
+        for one in range(len(self.domains)):
+            if one == domain:
+                part = self._by(one, input, mask)
+            else:
+                part = self._by(one, input[:0], nothing).sum()
+            y = part if y is None else y + part
+        assert y is not None, "there is a domain"
+        return y
 
     def _by(self, domain: int, input: Tensor, mask: Tensor | None) -> Tensor:
         shared = None if self.own_affine else (self.weight, self.bias)
@@ -131,30 +179,39 @@ class DomainBatchNorm1d(nn.Module):
         assert isinstance(norm, Layer), "made by the constructor"
         return norm
 
-    def _known(self, domain: int) -> int:
-        if not 0 <= domain < len(self.domains):
+    def known(self, domain: int) -> int:
+        """`domain`, checked to be one that there is."""
+        if not whole(domain) or not 0 <= domain < len(self.domains):
             raise ValueError(
-                f"domain={domain}; expected one of 0 to {len(self.domains) - 1}, or a tensor of "
-                f"one for each example"
+                f"domain={domain!r}; expected an integer from 0 to {len(self.domains) - 1}, or a "
+                f"tensor of one for each example"
             )
         return domain
 
     def _check(self, domain: Tensor, input: Tensor) -> None:
-        if domain.is_floating_point() or domain.shape != input.shape[:1]:
+        if domain.dtype not in WHOLE or domain.shape != input.shape[:1]:
             raise ValueError(
                 f"domain is {domain.dtype} of shape {tuple(domain.shape)}; expected an integer, or "
                 f"integers of shape ({input.shape[0]},), one for each example"
             )
+        if len(domain) and _looked_at(domain):
+            for bound in (domain.min(), domain.max()):
+                self.known(int(bound))
 
     def _present(self, domain: Tensor) -> list[int]:
         """On the CPU those that occur; elsewhere looking would stall the device: all."""
-        if not domain.is_cpu or torch.compiler.is_compiling():
+        if not _looked_at(domain):
             return list(range(len(self.domains)))
-        return [self._known(one) for one in domain.unique().tolist()]
+        return domain.unique().tolist()
 
     def extra_repr(self) -> str:
         """How many domains, and whose gamma and beta."""
         return f"own_affine={self.own_affine}"
+
+
+def _looked_at(domain: Tensor) -> bool:
+    """Whether looking stalls no device and breaks no graph."""
+    return domain.is_cpu and not torch.compiler.is_compiling()
 
 
 def _within(chosen: Tensor, mask: Tensor | None) -> Tensor:
@@ -185,38 +242,3 @@ class DomainBatchNorm3d(DomainBatchNorm1d):
     """
 
     kind = BatchNorm3d
-
-
-@contextmanager
-def in_domain(model: nn.Module, domain: int | Tensor) -> Generator[None]:
-    """Inside the block the domain norms of `model` take `domain`, however deep they lie.
-
-    Args:
-        model: whose `DomainBatchNorm1d`, `2d` and `3d` are meant.
-        domain: as they take it.
-
-    Raises:
-        ValueError: the model has none.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 3), DomainBatchNorm1d(3, domains=2))
-        >>> with in_domain(model, 1):
-        ...     y = model(torch.randn(4, 2))
-        >>> [norm.num_batches_tracked.item() for norm in model[1].domains]
-        [0, 1]
-    """
-    layers = [m for m in model.modules() if isinstance(m, DomainBatchNorm1d)]
-    if not layers:
-        raise ValueError(
-            f"{type(model).__name__} has no batch norm with domains; expected a model with some, "
-            f"such as batchnorm.DomainBatchNorm2d(64, domains=2)"
-        )
-    before = [layer.domain for layer in layers]
-    try:
-        for layer in layers:
-            layer.domain = domain
-            layer.passes = layer.passes or Passes()
-        yield
-    finally:
-        for layer, own in zip(layers, before, strict=True):
-            layer.domain = own

@@ -10,6 +10,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
+from batchnorm.functional._check_kinds import check_axis
+from batchnorm.layers._rows import check_rank, telling
 from batchnorm.layers._state import Layer
 from batchnorm.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
@@ -69,6 +71,9 @@ class _Lazy(LazyModuleMixin, Layer):
         if isinstance(input, PackedSequence):
             channels = input.data.shape[1]
         else:
+            with telling(self.process_group if self.training else None):
+                check_rank(input, self.ranks)
+                check_axis(self.axis, input.dim(), f"input of {input.dim()} dimensions")
             channels = input.size(self.axis)
         if not self.num_features:
             self.num_features = channels
@@ -105,6 +110,7 @@ class LazyBatchNorm1d(_Lazy, nn.LazyBatchNorm1d):
     """
 
     cls_to_become = BatchNorm1d
+    ranks = BatchNorm1d.ranks
 
 
 class LazyBatchNorm2d(_Lazy, nn.LazyBatchNorm2d):
@@ -116,6 +122,7 @@ class LazyBatchNorm2d(_Lazy, nn.LazyBatchNorm2d):
     """
 
     cls_to_become = BatchNorm2d
+    ranks = BatchNorm2d.ranks
 
 
 class LazyBatchNorm3d(_Lazy, nn.LazyBatchNorm3d):
@@ -127,3 +134,4 @@ class LazyBatchNorm3d(_Lazy, nn.LazyBatchNorm3d):
     """
 
     cls_to_become = BatchNorm3d
+    ranks = BatchNorm3d.ranks
