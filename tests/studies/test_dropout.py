@@ -23,7 +23,18 @@ def rows_of(trial):
     return [{**flat, **row} for row in trial.run()]
 
 
-def rows(test=0.9, *, arm=AFTER, rate=0.5, ratio=1.0, anew=0.9, predicted=1.0, lost=(), seeds=5):
+def rows(
+    test=0.9,
+    *,
+    arm=AFTER,
+    rate=0.5,
+    ratio=1.0,
+    anew=0.9,
+    predicted=1.0,
+    lost=(),
+    seeds=5,
+    guessing=0.1,
+):
     """All arms of 90 %, with one order at one rate as said; seeds of it that diverged."""
     out = []
     for trial in dropout.trials(Setup()):
@@ -38,6 +49,7 @@ def rows(test=0.9, *, arm=AFTER, rate=0.5, ratio=1.0, anew=0.9, predicted=1.0, l
         mine = list(made(trial, value, diverged=diverged))
         if not diverged and trial.batch_norm:
             mine[-1] |= seen
+        mine[-1] |= {"guessing": guessing, "test_examples": 1000}
         out += [{**row, **dict(trial.options)} for row in mine]
     return out
 
@@ -140,11 +152,15 @@ def test_a_network_whose_units_do_not_vary_has_no_ratio():
     ],
 )
 def test_each_verdict_on_accuracy_can_come_out(values, word):
-    headline = dropout.measure(rows(**values))[0]
-    assert headline.metric == "accuracy lost, dropout after each batch norm, rate 0.5, ReLU"
-    assert headline.verdict == word
-    assert "batch norm alone 90.0 % at 0.1" in headline.note
-    assert "dropout without batch norm 90.0 % at 0.1; neither 90.0 %" in headline.note
+    metric = "dropout after each batch norm, rate 0.5, ReLU"
+    found = {v.metric: v for v in dropout.measure(rows(**values))}
+    headline = next(iter(found.values()))
+    assert headline.metric == f"accuracy lost, less that without batch norm, {metric}"
+    for verdict in (headline, found[f"accuracy lost, {metric}"]):
+        assert verdict.verdict == word
+        assert "batch norm alone 90.0 % at 0.1" in verdict.note
+        assert "dropout without batch norm 90.0 % at 0.1; neither 90.0 %" in verdict.note
+        assert verdict.caution == "All arms at one learning rate, 0.1."
     other = "accuracy lost, dropout only after the last batch norm, rate 0.5, ReLU"
     assert words(rows(**values))[other] == "supported"
 
@@ -181,13 +197,14 @@ def test_statistics_anew_and_lost_runs():
     one = {v.metric: v for v in dropout.measure(rows(arm=BEFORE, lost=(0,)))}[metric]
     assert (one.verdict, one.caution) == (
         "supported",
-        "1 of 5 seeds gave no number, and are left out.",
+        "All arms at one learning rate, 0.1. 1 of 5 seeds gave no number, and are left out.",
     )
     assert words(rows(arm=BEFORE, lost=range(5)))[metric] == "inconclusive"
 
 
 @pytest.mark.parametrize(
-    ("bare", "word", "told"), [(0.8, "supported", "costs 10.0 points without"), (0.9, None, "")]
+    ("bare", "word", "told"),
+    [(0.8, "supported", "costs 10.0 points without"), (0.9, "contradicted", "")],
 )
 def test_what_dropout_costs_anyway_is_taken_off_and_said(bare, word, told):
     changed = []
@@ -196,10 +213,25 @@ def test_what_dropout_costs_anyway_is_taken_off_and_said(bare, word, told):
             row = row | {"validation_accuracy": bare, "test_accuracy": bare}
         changed.append(row)
     found = {v.metric: v for v in dropout.measure(changed)}
-    metric = "less that without batch norm, dropout after each batch norm, rate 0.5, ReLU"
-    assert found[f"accuracy lost, {metric}"].verdict == (word or "contradicted")
-    assert told in dropout.measure(changed)[0].caution
-    assert bool(told) == bool(dropout.measure(changed)[0].caution)
+    metric = "dropout after each batch norm, rate 0.5, ReLU"
+    assert found[f"accuracy lost, less that without batch norm, {metric}"].verdict == word
+    assert told in found[f"accuracy lost, {metric}"].caution
+    assert bool(told) == ("without batch norm too" in found[f"accuracy lost, {metric}"].caution)
+
+
+def test_what_weakens_a_verdict_is_said():
+    headline = dropout.measure(rows(guessing=0.85))[0]
+    assert "right on less than 10 points more than by guessing" in headline.caution
+    higher = [row | {"learning_rate": 1.0} for row in rows()]
+    lower = [row | {"learning_rate": 0.01, "validation_accuracy": 0.5} for row in rows()]
+    caution = dropout.measure([*higher, *lower])[0].caution
+    for arm in (
+        "Batch norm alone",
+        "Neither",
+        "Dropout without batch norm",
+        dropout.ORDERS[AFTER].capitalize(),
+    ):
+        assert f"{arm}: 1 is the best of the learning rates tried and their highest" in caution
 
 
 def test_a_network_with_dropout_of_its_own_is_not_for_this_study(tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ from batchnorm.studies._network import build
 from batchnorm.studies._scales import freeze, told
 from batchnorm.studies._trial import Setup, Trial
 
-
 ACCURACIES = ("validation_accuracy", "test_accuracy")
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from batchnorm.studies._dropped import LAST
 from batchnorm.studies._judge import judge
-from batchnorm.studies._orders import ALONE, BARE, ORDERS, PLAIN, Arm, Arms, Name
-from batchnorm.studies._sweep import too_few
+from batchnorm.studies._orders import ALONE, BARE, ORDERS, PLAIN, Arms, Name
+from batchnorm.studies._race import end_of
+from batchnorm.studies._taught import weakened
 from batchnorm.studies._verdict import Verdict
 
 NAME = "dropout"
@@ -25,7 +26,7 @@ def lost(arms: Arms, name: Name, network: str) -> Verdict:
         note=f"Medians: {ours.told()}; batch norm alone {alone.told()}{_without(arms, rate)}. "
         f"Batch norm alone ends at a loss of {alone.middle('loss')} in training and "
         f"{alone.middle('test_loss')} on the test set: dropout is against such a difference.",
-        caution=" ".join(filter(None, [_anyway(arms, name), _few(alone)])),
+        caution=" ".join(filter(None, [_anyway(arms, name), _limits(arms, (ALONE, 0.0), name)])),
         none=HARMED,
         claimed=UNHARMED,
         unit="points",
@@ -48,7 +49,7 @@ def lost_anew(arms: Arms, name: Name, network: str) -> Verdict:
         f"{rate:g} ({network}).",
         arms[name].each(points),
         note="Measured over the training set, in evaluation mode.",
-        caution=_few(alone),
+        caution=_limits(arms, (ALONE, 0.0), name),
         none=HARMED,
         claimed=UNHARMED,
         unit="points",
@@ -66,8 +67,9 @@ def compared(arms: Arms, name: Name, network: str) -> Verdict:
         f"{rate:g} ({network}).",
         [with_it[seed] - without[seed] for seed in with_it if seed in without],
         note=f"Without batch norm it costs {median(without.values()):.1f} points, with it "
-        f"{median(with_it.values()):.1f} (medians).",
-        caution=_few(arms[ALONE, 0.0]),
+        f"{median(with_it.values()):.1f} (medians). {arms[name].told().capitalize()} with both; "
+        f"batch norm alone {arms[ALONE, 0.0].told()}{_without(arms, rate)}.",
+        caution=_limits(arms, (ALONE, 0.0), (PLAIN, 0.0), (BARE, rate), name),
         none=HARMED,
         claimed=UNHARMED,
         unit="points",
@@ -94,8 +96,19 @@ def _anyway(arms: Arms, name: Name) -> str:
     )
 
 
-def _few(alone: Arm) -> str:
-    return too_few(alone.run, median(alone.test.values()))
+def _limits(arms: Arms, *names: Name) -> str:
+    """Whether there was accuracy to lose, and the arms whose best rate is the last one tried."""
+    words = [
+        weakened([*arms[name].last.values()], [*arms[name].test.values()], UNHARMED)
+        for name in names
+        if name[0] in (ALONE, PLAIN)
+    ]
+    grids = {arms[name].rates for name in names}
+    if all(len(grid) == 1 for grid in grids):
+        words.append(f"All arms at one learning rate, {arms[names[0]].learning_rate:g}.")
+    else:
+        words += [end_of(name[0], arms[name].learning_rate, arms[name].rates) for name in names]
+    return " ".join(dict.fromkeys(filter(None, words)))
 
 
 def _without(arms: Arms, rate: float) -> str:

@@ -25,7 +25,7 @@ class Arm:
     def __init__(self, rows: Rows, arm: Name) -> None:
         sweep = runs(rows, lambda row: "" if name_of(row) == arm else None)[""]
         self.learning_rate, self.test = accuracies_at_best(sweep)
-        self.run = next(iter(sweep[self.learning_rate].values()))
+        self.rates = tuple(sweep)
         self.last = {
             row["seed"]: row
             for row in ends(rows)
