@@ -48,7 +48,17 @@ def rows():
     return real()
 
 
-def made(power=-0.5, factor=1.0, small_gap=0.10, large_gap=0.12, test=0.9, seeds=5, network="relu"):
+def made(
+    power=-0.5,
+    factor=1.0,
+    small_gap=0.10,
+    large_gap=0.12,
+    test=0.9,
+    seeds=5,
+    network="relu",
+    train=0.1,
+    guessing=0.1,
+):
     one = {"activation": network, "draws": 200}
     for seed in range(seeds):
         gap = small_gap[seed] if isinstance(small_gap, list) else small_gap
@@ -59,7 +69,9 @@ def made(power=-0.5, factor=1.0, small_gap=0.10, large_gap=0.12, test=0.9, seeds
                 row = {"size": size, "layer": layer, "noise": value, "law": law}
                 yield one | {"seed": seed} | row
         for group, mine in ((16, gap - (large_gap - gap) / 2), (64, gap), (512, large_gap)):
-            row = {"train_loss": 0.1, "test_loss": 0.1 + mine, "train_accuracy": 0.95}
+            start = train if group == 64 else 0.1
+            row = {"train_loss": start, "test_loss": start + mine, "train_accuracy": 0.95}
+            row |= {"guessing": guessing, "test_examples": 1000}
             accuracy = 0.9 if group == 512 else test
             yield (
                 {"activation": network, "seed": seed, "group": group}
@@ -135,10 +147,25 @@ def test_the_noise_is_that_of_the_formula_by_hand():
         ({"test": 0.91}, "change of the test accuracy", "supported"),
         ({"test": 0.94}, "change of the test accuracy", "contradicted"),
         ({"large_gap": -0.1}, "gap of the loss", "inconclusive"),
+        ({}, "test loss", "supported"),
+        ({"train": 0.119}, "test loss", "not supported"),
+        ({"train": 0.13}, "test loss", "contradicted"),
     ],
 )
 def test_each_verdict_can_come_out(values, metric, word):
     assert words(made(**values))[metric] == word
+
+
+def test_a_gap_that_is_narrow_for_want_of_learning_is_said():
+    def cautions(**values):
+        found = noise.measure(list(made(**values)))
+        return {v.metric.rpartition(",")[0]: v.caution for v in found}
+
+    assert cautions()["gap of the loss"] == ""
+    caution = cautions(train=0.12)["gap of the loss"]
+    assert "the training loss ends higher, at 0.12 instead of 0.1" in caution
+    assert "learned less" in cautions(train=0.12)["order of the gaps"]
+    assert "nothing to lose" in cautions(guessing=0.85)["gap of the accuracy"]
 
 
 def test_a_lost_seed_is_left_out_and_said_so():

@@ -52,7 +52,7 @@ def words(rows):
 
 def test_the_arms_differ_in_what_is_trained_and_each_has_its_learning_rates():
     trials = study.trials(Setup())
-    assert len(trials) == len(set(trials)) == 2 * 3 * 3 * 5
+    assert len(trials) == len(set(trials)) == 2 * (3 + 4 + 4) * 5
     assert len({replace(t, options={}, learning_rate=1.0) for t in trials}) == 2 * 5
     for trial in trials:
         assert trial.learning_rate in study.RATES["quick"][trial.option("trained")]

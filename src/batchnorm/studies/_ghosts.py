@@ -15,6 +15,7 @@ from batchnorm.studies._judge import by_seed, judge, predicted
 from batchnorm.studies._network import label
 from batchnorm.studies._norms import norms_of
 from batchnorm.studies._sweep import NEAR
+from batchnorm.studies._taught import tested_on, weakened
 from batchnorm.studies._verdict import Verdict
 from batchnorm.surgery import is_batch_norm, recalibrate
 from batchnorm.train import evaluate
@@ -27,6 +28,7 @@ OURS: dict[type, type] = {
 CHUNK = 1000  # examples in one call
 SMALL, LARGE = 64, 512  # the lectures' mini-batches
 NARROWER = 5.0  # per cent of the gap in the loss: less is hard to see under seeds
+LOWER = 1.0  # per cent of the test loss: less is not worth a change of the mini-batch
 POINTS = 0.5  # of the gap in accuracy: five examples of a thousand
 ORDERED = 0.5  # rank correlation: half way to perfect order
 SLIGHT = 100 * NEAR  # points of accuracy: closer ones are not told apart
@@ -71,12 +73,14 @@ def gap_of(model: nn.Module, data: Data) -> Found:
     asked; so all are judged with the statistics of the whole training set.
     """
     like = next(model.parameters())
-    none: Found = dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"))
+    about = tested_on(data)
+    numbers = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    none: Found = about | dict.fromkeys(numbers)
     if not all(p.isfinite().all() for p in model.parameters()):
         return none
     x = data.train.x.to(like.device, like.dtype)
     recalibrate(model, x.split(CHUNK), layer_by_layer=True)
-    out: Found = {}
+    out: Found = about
     for name, part in (("train", data.train), ("test", data.test)):
         loss, accuracy = evaluate(model, part)
         out[f"{name}_loss"], out[f"{name}_accuracy"] = loss, accuracy
@@ -84,20 +88,26 @@ def gap_of(model: nn.Module, data: Data) -> Found:
 
 
 def gaps(study: str, rows: list[Found]) -> list[Verdict]:
-    """How much narrower the gap is, of loss and accuracy; its order; whether it is slight."""
+    """How much narrower the gap is, of loss and accuracy; its order; what it is worth; its size."""
     seeds = [{row["group"]: row for row in mine} for mine in by_seed(rows).values()]
     shown = f"groups of {SMALL} instead of {LARGE}"
     network = label(rows[0]["activation"])
+    learned = [seed[LARGE]["test_accuracy"] for seed in seeds if LARGE in seed]
+
+    def caution(mark: float) -> str:
+        return f"{weakened(rows, learned, mark)} {_slower(seeds)}".strip()
+
     return [
         judge(
             study,
             f"gap of the loss, {network}",
             f"With {shown} the gap between training and test loss is narrower.",
-            [_narrower(mine) for mine in seeds],
+            [_narrower(mine, _loss_gap) for mine in seeds],
             none=0.0,
             claimed=NARROWER,
             unit="%",
             note=f"Test loss less training loss, medians: {_medians(seeds, _loss_gap, '.3f')}.",
+            caution=caution(math.inf),
         ),
         judge(
             study,
@@ -109,6 +119,7 @@ def gaps(study: str, rows: list[Found]) -> list[Verdict]:
             unit="points",
             note="Training accuracy less test accuracy, in points, medians: "
             f"{_medians(seeds, _accuracy_gap, '.2f')}.",
+            caution=caution(POINTS),
         ),
         judge(
             study,
@@ -118,7 +129,20 @@ def gaps(study: str, rows: list[Found]) -> list[Verdict]:
             none=0.0,
             claimed=ORDERED,
             note="Spearman's rank correlation of the size of a group and the gap, seed by seed.",
-            caution="Three sizes have few orders." if len(seeds[0]) <= 3 else "",
+            caution=("Three sizes have few orders. " if len(seeds[0]) <= 3 else "")
+            + caution(math.inf),
+        ),
+        judge(
+            study,
+            f"test loss, {network}",
+            f"The noise regularizes to advantage: {shown} lower the test loss ({network}).",
+            [_narrower(mine, _test_loss) for mine in seeds],
+            none=0.0,
+            claimed=LOWER,
+            unit="%",
+            note=f"Test loss, medians: {_medians(seeds, _test_loss, '.4f')}; training loss: "
+            f"{_medians(seeds, _train_loss, '.4f')}.",
+            caution=weakened(rows, learned, math.inf),
         ),
         predicted(
             study,
@@ -144,6 +168,14 @@ def gap_in(row: Found) -> Found:
 
 def _loss_gap(row: dict[str, Any]) -> float | None:
     return None if row["test_loss"] is None else row["test_loss"] - row["train_loss"]
+
+
+def _train_loss(row: Found) -> float | None:
+    return row["train_loss"]
+
+
+def _test_loss(row: Found) -> float | None:
+    return row["test_loss"]
 
 
 def _accuracy_gap(row: dict[str, Any]) -> float | None:
@@ -174,10 +206,22 @@ def _less(mine: Seed, of: Callable[[Found], float | None]) -> float | None:
     return None if pair is None else pair[1] - pair[0]
 
 
-def _narrower(mine: Seed) -> float | None:
-    """In per cent of the gap with large groups; None where there is no gap to narrow."""
-    pair = _pair(mine, _loss_gap)
+def _narrower(mine: Seed, of: Callable[[Found], float | None]) -> float | None:
+    """By how many per cent of what there is with large groups; None where that is nothing."""
+    pair = _pair(mine, of)
     return None if pair is None or pair[1] <= 0 else 100 * (1 - pair[0] / pair[1])
+
+
+def _slower(seeds: list[Seed]) -> str:
+    """A caution where small groups have learned less of the training set by the end, too."""
+    pairs = [pair for mine in seeds if (pair := _pair(mine, _train_loss))]
+    if not pairs or median(small - large for small, large in pairs) <= 0:
+        return ""
+    small, large = (median(losses) for losses in zip(*pairs, strict=True))
+    return (
+        f"In groups of {SMALL} the training loss ends higher, at {small:.3g} instead of "
+        f"{large:.3g}: a network that has learned less has a narrower gap, too (see the test loss)."
+    )
 
 
 def _order(mine: Seed) -> float | None:

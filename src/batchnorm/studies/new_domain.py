@@ -51,8 +51,8 @@ METHOD = (
     "counting for nothing or for 16 images. Shielded is what is lost less with batch norm, as "
     "trained, than without it; recovered, a share of what is lost with it. The lecture speaks of "
     "shifts that the training of earlier layers makes (see the study of the shift); here the "
-    "inputs shift. All arms of a network have one learning rate. "
-    "The blur was made stronger after a first run, in which it had cost less than two points."
+    "inputs shift. All arms of a network have one learning rate. The blur was made stronger after "
+    "a first run, in which it had cost less than two points."
 )
 PUBLISHED = (
     "ResNet-50 on corrupted ImageNet (ImageNet-C): a mean corruption error of 62.2 % with "
@@ -118,8 +118,7 @@ def rows(trial: Trial, data: Data) -> list[Found]:
             new = seen_in(domain, images, ends, trial.seed + 1)
             out += anew(domain, model, new, test)
     if trial.batch_norm:
-        labels = data.validation.y[order]
-        out += skewed(model, images, labels, data.test)
+        out += skewed(model, images, data.validation.y[order], data.test)
     about = tested_on(data) | {"images": len(images)}
     return [about | row for row in out]
 
@@ -127,7 +126,7 @@ def rows(trial: Trial, data: Data) -> list[Found]:
 def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
     """Whether batch norm shields (the headline); what statistics anew recover; and their harm."""
     out: list[Verdict] = []
-    # The network that trains well without batch norm gives the headline, here as elsewhere.
+    # That of the network that trains well without batch norm too is the headline.
     for network in sorted({row["activation"] for row in rows}, key=lambda name: name != "relu"):
         mine = [row for row in rows if row["activation"] == network]
         out += _network(mine, label(network))
@@ -179,8 +178,8 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
     ]
     # Where one arm has learned nothing there is nothing to compare with.
     without = [accuracy(mine, CLEAN, AS_TRAINED) for mine in plain]
-    pairs = zip(before, without, strict=True)
-    either = [None if a is None or b is None else min(a, b) for a, b in pairs]
+    both = zip(before, without, strict=True)
+    either = [None if a is None or b is None else min(a, b) for a, b in both]
     return [
         judge(
             NAME,

@@ -54,7 +54,7 @@ ENOUGH, NOTHING = 50.0, 10.0  # per cent of what all parameters learn
 THIRD, FEW = 25.0, 1.0  # per cent of units: about a third; hardly any
 STEPS = {"quick": (100, 20), "full": (1000, 100)}  # and steps between looks
 RATES = {
-    "quick": {ALL: decades(-1, 0, 0.5), OWN: decades(1, 2, 0.5), OUTPUT: decades(-1, 0, 0.5)},
+    "quick": {ALL: decades(-1, 0, 0.5), OWN: decades(0.5, 2, 0.5), OUTPUT: decades(-1, 0.5, 0.5)},
     "full": {ALL: decades(-1.5, 0, 0.5), OWN: decades(0, 2, 0.5), OUTPUT: decades(-1.5, 0.5, 0.5)},
 }
 
