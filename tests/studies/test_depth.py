@@ -76,6 +76,7 @@ def test_a_depth_is_known_to_a_step_of_the_grid():
     )
     assert "without: 8, 8, 8; with batch norm: 32, 32, 32." in verdict.note
     assert "A network has 100 steps to train in" in verdict.caution
+    assert "There are only 3 seeds: the interval holds the true median with 75 %" in verdict.caution
 
 
 def test_depths_beyond_the_grid_and_none_at_all_are_open_ends():

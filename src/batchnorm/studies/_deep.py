@@ -14,6 +14,7 @@ from batchnorm.layers import BatchNorm1d
 from batchnorm.studies._network import linear, scale_weights
 from batchnorm.studies._range import Bracket
 from batchnorm.studies._trial import Trial
+from batchnorm.studies._verdict import WHOLE_RANGE
 from batchnorm.train import batches, seeded
 
 RECENT = 20  # mini-batches that a loss is averaged over
@@ -154,3 +155,14 @@ def told(depths: dict[int, Bracket]) -> str:
     ]
     beyond = [" or more" if depth.most == math.inf else "" for _, depth in sorted(depths.items())]
     return ", ".join(word + more for word, more in zip(words, beyond, strict=True))
+
+
+def limits(rows: Sequence[dict[str, Any]]) -> str:
+    """What the steps and the seeds that there are leave open."""
+    words = [
+        f"A network has {rows[0]['steps']} steps to train in: with more of them deeper ones may."
+    ]
+    if (seeds := len({row["seed"] for row in rows})) < WHOLE_RANGE:
+        held = f"holds the true median with {100 * (1 - 2 / 2**seeds):.4g} % confidence alone"
+        words.append(f"There are only {seeds} seeds: the interval {held}.")
+    return " ".join(words)

@@ -51,7 +51,9 @@ def less(study: str, looks: Rows, field: str, name: str) -> Verdict:
     pairs = [(_of(mine, WITHOUT), _of(mine, WITH)) for mine in by_seed(looks).values()]
     ranges = [ends for plain, normed in pairs if (ends := shared(plain, normed))]
     seen = [[row[field] for row in _of(looks, arm) if row.get(field)] for arm in (WITHOUT, WITH)]
-    note = "How many times less, at the same training loss."
+    tried = sorted({row["learning_rate"] for row in looks})
+    note = "How many times less, at the same training loss. Both arms at a learning rate of "
+    note += f"{' or '.join(f'{rate:g}' for rate in tried)}, which decides how far a step goes."
     if ranges:
         low, high = (median(ends) for ends in zip(*ranges, strict=True))
         note += f" Losses from {high:.2g} to {low:.2g} (medians)."

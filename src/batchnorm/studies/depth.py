@@ -106,8 +106,7 @@ def measure(rows: Rows) -> list[Verdict]:
         for kind in KINDS
         for arm in (False, True)
     }
-    steps = tried[0]["steps"]
-    limits = f"A network has {steps} steps to train in: with more of them deeper ones may."
+    limits = _deep.limits(tried)
     out = [
         _deeper(
             found[kind, False],

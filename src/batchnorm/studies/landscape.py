@@ -93,9 +93,9 @@ def trials(setup: Setup) -> list[Trial] | str:
 
 
 def _grid(scale: str, grid: list[float]) -> list[float]:
-    """The rates of the race, for all of its arms: at the quick scale three about the middle."""
+    """The rates of the race, for all of its arms: at the quick scale five about the middle."""
     middle = len(grid) // 2
-    return grid[middle - 2 : middle + 3 : 2] if scale == "quick" else grid[::3]
+    return grid[middle - 2 : middle + 3] if scale == "quick" else grid[::3]
 
 
 def rows(trial: Trial, data: Data) -> list[Row]:

@@ -8,7 +8,7 @@ from batchnorm.data import Data, load
 from batchnorm.studies._judge import Marks, by_seed, judge
 from batchnorm.studies._network import build, label
 from batchnorm.studies._small import GHOST, GROUP, NORM, RENORM, other, with_norm
-from batchnorm.studies._sweep import NEAR, ends, networks
+from batchnorm.studies._sweep import NEAR, SEEDS, ends, networks
 from batchnorm.studies._taught import tested_on, weakened
 from batchnorm.studies._trial import Setup, Trial, descended
 from batchnorm.studies._verdict import Verdict
@@ -30,12 +30,15 @@ METHOD = (
     "with batch norm, batch renormalization (limits raised to r 3 and d 5 over the first fifth of "
     "the steps) or group norm (groups of at most 16 channels) before each hidden activation. The "
     "learning rate, fixed beforehand for mini-batches of 64, is proportional to their size; no arm "
-    "has its best one. Of 2 values, as in a fully connected layer, batch norm leaves only which is "
+    "has its best one (of five from 0.3 to 30 times as large, in one seed, batch norm's best gave "
+    "50.9 % at 2 and 91.2 % at 64, group norm's 89.1 % and 81.9 %). "
+    "Of 2 values, as in a fully connected layer, batch norm leaves only which is "
     "larger; in a convolution positions count too. Ghost batches normalize a few examples together "
     "within mini-batches of 64: the noise of small ones with the updates of large ones. What is "
     "lost is test accuracy at the end, against 64. With statistics measured anew, running averages "
-    "are those of the whole training set. A quick look's 6000 examples became 2560, to save time, "
-    "after a run of one seed (47.8 points more lost than by group norm at 2)."
+    "are those of the whole training set. To save time a quick look has no mini-batches of 8 and "
+    "32, renormalization at 2 and 64 alone, and 2560 examples; these had been 6000 until a run of "
+    "one seed (47.8 points more lost than by group norm at 2)."
 )
 PUBLISHED = (
     "ResNet-50 on ImageNet in mini-batches of 2: group norm has an error 10.6 % lower than batch "
@@ -55,7 +58,6 @@ TESTED, ANEW = "test_accuracy", "anew_accuracy"
 ARMS = (NORM, GHOST, RENORM, GROUP)
 SIZES = {"quick": (2, 4, 16, 64), "full": (2, 4, 8, 16, 32, 64)}
 EXAMPLES = {"quick": 2560, "full": 30_000}
-SEEDS = {"quick": 3, "full": 8}
 LEARNING_RATE = 0.1  # at 64; what other studies take for a ReLU network, at 60
 # Momentum a weighs so many mini-batches as equal ones would: (2 - a) / a.
 AVERAGED = (
