@@ -185,11 +185,31 @@ def _executor(dask: str | None) -> AbstractContextManager[Executor | None]:
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")],
-) -> None:
-    """Draw the page of a run anew, from its folder alone."""
-    from batchnorm.report import render
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Take only the rows: verdicts and charts anew, by the studies as they are now.",
+        ),
+    ] = False,
+) -> int:
+    """Draw the page of a run anew, from its folder alone; nothing is trained.
 
-    print(render(folder))
+    Verdicts and charts are those that the run left in the folder, or, with --measure, measured
+    anew from its rows, which is also how a folder without charts gets its page.
+    """
+    if not measure:
+        from batchnorm.report import render
+
+        print(render(folder))
+        return 0
+    from batchnorm import studies
+
+    found = studies.remeasure(folder)
+    console = Console()
+    console.print(findings(found, console.width))
+    print(f"Measured anew from the rows of {found.trials} trials. The page: {found.report}")
+    return 1 if found.failed else 0
 
 
 def _one_line(error: Exception) -> str:

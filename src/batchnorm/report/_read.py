@@ -41,11 +41,14 @@ def read(folder: Path) -> tuple[Json, list[Json], float]:
     """
     run = _manifest(folder)
     again = f"run `{run['command']}` again, it goes on where it stopped"
-    verdicts = _objects(_json(folder / "verdicts.json", again), VERDICT, folder / "verdicts.json")
+    from_rows = f"{again}; or `batchnorm report --measure {folder}` makes it from the rows"
+    verdicts = _objects(
+        _json(folder / "verdicts.json", from_rows), VERDICT, folder / "verdicts.json"
+    )
     timing = _json(folder / "timing.json", again)
     _check(timing, {"total_seconds": NUMBER}, folder / "timing.json", "the file")
     studies = [
-        _study(study, [v for v in verdicts if v["study"] == study["name"]], folder, again)
+        _study(study, [v for v in verdicts if v["study"] == study["name"]], folder, from_rows)
         for study in run["studies"]
     ]
     return run, studies, timing["total_seconds"]
@@ -72,7 +75,7 @@ def _manifest(folder: Path) -> Json:
     return run
 
 
-def _study(study: Json, verdicts: list[Json], folder: Path, again: str) -> Json:
+def _study(study: Json, verdicts: list[Json], folder: Path, way_out: str) -> Json:
     """The study with its verdicts, its rules by letter, and its charts from their files."""
     rules = list(dict.fromkeys(v["threshold"] for v in verdicts))
     charts: list[Json] = []
@@ -81,7 +84,7 @@ def _study(study: Json, verdicts: list[Json], folder: Path, again: str) -> Json:
         if not isinstance(name, str) or Path(name).name != name:
             raise ValueError(f"{folder / 'manifest.json'}: {name!r} cannot be the name of a chart")
         path = folder / "charts" / f"{name}.json"
-        spec = _json(path, again)
+        spec = _json(path, way_out)
         _check(spec, {}, path, "the file")
         drawn = _chart(name, str(chart.get("title") or name), spec)
         charts.append(drawn | {"files": _files(folder, name)})

@@ -7,13 +7,14 @@ from typing import Any
 
 from batchnorm.studies._context import Context
 from batchnorm.studies._findings import publish
-from batchnorm.studies._folder import MANIFEST, Folder, opened
+from batchnorm.studies._folder import MANIFEST, opened
 from batchnorm.studies._manifest import entry
 from batchnorm.studies._plan import Part, rows_of
 from batchnorm.studies._run import Progress, Run
 from batchnorm.studies._sitting import Sitting
 from batchnorm.studies._trial import Setup
 from batchnorm.studies._workers import reason
+from batchnorm.train import Row
 
 
 def carry_out(
@@ -50,7 +51,7 @@ def carry_out(
             sitting.save()
         sitting.tell("page", 0, 1)
         for part in parts:
-            _judge(part, folder, sitting.seconds(part))
+            judge(part, folder.finished, sitting.seconds(part))
         publish(
             folder,
             {
@@ -73,11 +74,11 @@ def carry_out(
     )
 
 
-def _judge(part: Part, folder: Folder, seconds: list[dict[str, Any]]) -> None:
+def judge(part: Part, finished: dict[str, list[Row]], seconds: list[dict[str, Any]]) -> None:
     """Verdicts and charts from the rows; what goes wrong there costs this study only."""
     if part.failed or part.not_applicable:
         return
-    rows = [*rows_of(part, folder.finished), *seconds]
+    rows = [*rows_of(part, finished), *seconds]
     try:
         part.verdicts = part.study.measure(rows)
         charts = part.study.charts(rows)

@@ -16,7 +16,7 @@ from batchnorm.studies._asked import STUDIES
 from batchnorm.studies._context import Context
 from batchnorm.studies._folder import FORMAT
 from batchnorm.studies._network import summary
-from batchnorm.studies._plan import Part
+from batchnorm.studies._plan import Part, Study
 from batchnorm.studies._trial import Setup
 
 
@@ -52,19 +52,34 @@ def about(
 
 def entry(part: Part, setup: Setup, out: Path) -> dict[str, Any]:
     """What the manifest says of one study of a run of this set-up in the folder ``out``."""
-    study = part.study
+    name = part.study.NAME
     return {
-        "name": study.NAME,
+        "name": name,
+        **words(part.study),
+        # In a folder of its own: in this one it would take the place of the whole run's page.
+        "command": command([name], setup, out.with_name(f"{out.name}-{name}")),
+        "trials": len(part.trials),
+        "keys": list(part.trials),
+        "timings": list(part.timings),
+        **found(part),
+    }
+
+
+def words(study: Study) -> dict[str, str]:
+    """What a study says of itself."""
+    return {
         "lecture": study.LECTURE,
         "title": study.TITLE,
         "claim": study.CLAIM,
         "method": study.METHOD,
         "published": study.PUBLISHED,
         "meaning": getattr(study, "MEANING", ""),
-        # In a folder of its own: in this one it would take the place of the whole run's page.
-        "command": command([study.NAME], setup, out.with_name(f"{out.name}-{study.NAME}")),
-        "trials": len(part.trials),
-        "keys": list(part.trials),
+    }
+
+
+def found(part: Part) -> dict[str, Any]:
+    """What became of a study, and its charts."""
+    return {
         "status": part.status,
         "reason": part.not_applicable or part.failed,
         "charts": [{"name": n, "title": _title(chart)} for n, chart in part.charts.items()],

@@ -206,6 +206,34 @@ def overview(
     return plans(planned(studies, setup, context), context, asked.processes(jobs))
 
 
+def remeasure(folder: str | Path) -> Run:
+    """Verdicts, charts, tables and page anew from the rows of a run; nothing is trained.
+
+    The rows are taken as they are, whatever has changed since: it is today's studies that judge
+    them, in today's words, and the page says so. Of the folder this needs ``manifest.json``,
+    ``timing.json`` and ``trials.jsonl``, or that packed as ``trials.jsonl.gz``.
+
+    Args:
+        folder: the folder of a run.
+
+    Returns:
+        What the run found, as measured now; a study whose rows are not all there has failed.
+
+    Raises:
+        ValueError: no folder of a run, one without rows or timings, or one of a later format.
+        OSError: the folder is in use by a run, or cannot be written.
+        ImportError: the libraries of ``batchnorm[study]`` are not installed.
+
+    >>> remeasure("no/such/folder")
+    Traceback (most recent call last):
+    ValueError: no run in the folder 'no/such/folder': give the folder of a run, such as runs/study
+    """
+    _check_installed()
+    from batchnorm.studies._remeasure import remeasure as measured_anew
+
+    return measured_anew(Path(folder))
+
+
 def _check_installed() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:

@@ -1,0 +1,115 @@
+"""Verdicts and charts anew from a run's rows, by the studies of today; nothing is trained."""
+
+import gzip
+import json
+from contextlib import suppress
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from batchnorm.studies._asked import STUDIES
+from batchnorm.studies._carry_out import judge
+from batchnorm.studies._findings import publish
+from batchnorm.studies._folder import MANIFEST, TIMING, TRIALS, opened
+from batchnorm.studies._manifest import found, now, words
+from batchnorm.studies._plan import Part, chosen
+from batchnorm.studies._run import Run
+from batchnorm.studies._trial import Trial
+
+PACKED = TRIALS + ".gz"
+
+Json = dict[str, Any]
+
+
+def remeasure(path: Path) -> Run:
+    """As :func:`batchnorm.studies.remeasure`, with the libraries that it needs."""
+    if not (path / MANIFEST).is_file():
+        raise ValueError(
+            f"no run in the folder {str(path)!r}: give the folder of a run, such as runs/study"
+        )
+    with opened(path) as folder:
+        head, timing = folder.read(MANIFEST), folder.read(TIMING)
+        records = _records(path)
+        if not timing:
+            raise ValueError(f"{path / TIMING} is missing or is not whole: copy it from the run")
+        parts = {
+            entry["name"]: _part(entry, records, timing)
+            for entry in head["studies"]
+            if entry["name"] in STUDIES
+        }
+        studies = [_entry(entry, parts.get(entry["name"])) for entry in head["studies"]]
+        measured = {"at": now(), "batchnorm": version("batchnorm")}
+        verdicts = [verdict for part in parts.values() for verdict in part.verdicts]
+        publish(
+            folder,
+            {**head, "measured": measured, "studies": studies},
+            timing,
+            verdicts,
+            {name: chart for part in parts.values() for name, chart in part.charts.items()},
+        )
+    why: dict[str, dict[str, str]] = {status: {} for status in ("done", "failed", "not applicable")}
+    for entry in studies:
+        why[entry["status"]][entry["name"]] = entry["reason"]
+    titles = {entry["name"]: entry["title"] for entry in studies}
+    count = len(records)
+    return Run(path, verdicts, why["failed"], why["not applicable"], titles, count, count)
+
+
+def _records(path: Path) -> dict[str, Json]:
+    """Every finished trial by key, from ``trials.jsonl`` or, where that is missing, packed."""
+    if (path / TRIALS).is_file():
+        lines = (path / TRIALS).read_bytes().splitlines()
+    elif (path / PACKED).is_file():
+        try:
+            lines = gzip.decompress((path / PACKED).read_bytes()).splitlines()
+        except (OSError, EOFError) as error:
+            raise ValueError(f"{path / PACKED} is not whole ({error}): copy it again") from error
+    else:
+        raise ValueError(
+            f"{path / TRIALS} is missing, and {PACKED} too: without rows nothing can be measured; "
+            "copy it from the run"
+        )
+    records: dict[str, Json] = {}
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):  # a spoiled line is a trial that is missing
+            record = json.loads(line)
+            records[record["key"]] = record
+    return records
+
+
+def _part(entry: Json, records: dict[str, Json], timing: Json) -> Part:
+    """One study, judged from its rows."""
+    part = Part(chosen(entry["name"])[0])
+    keys: list[str] = entry["keys"]
+    missing = sum(key not in records for key in keys)
+    if entry["status"] == "not applicable":
+        part.not_applicable = entry["reason"]
+    elif missing or not keys:
+        lost = f"{missing} of its {len(keys)} trials are not in the folder"
+        part.failed = entry["reason"] or lost
+    else:
+        part.trials = {key: _trial(records[key]["trial"]) for key in keys}
+        mine = entry.get("timings", ())
+        seconds = [
+            {**asdict(_trial(took["trial"])), "key": took["key"], "seconds": took["seconds"]}
+            | {"turns": took["each"]}
+            for took in timing["trials"]
+            if took["key"] in mine
+        ]
+        judge(part, {key: records[key]["rows"] for key in keys}, seconds)
+    return part
+
+
+def _trial(values: Json) -> Trial:
+    """The trial; a field that has come since has its default, one that has gone is dropped."""
+    names = {field.name for field in fields(Trial)}
+    return Trial(**{name: value for name, value in values.items() if name in names})
+
+
+def _entry(entry: Json, part: Part | None) -> Json:
+    """What the manifest says of a study: how it was run stays, what is said and found is anew."""
+    if part is None:
+        why = "this batchnorm has no study of that name"
+        return {**entry, "status": "failed", "reason": why, "charts": []}
+    return {**entry, **words(part.study), **found(part)}
