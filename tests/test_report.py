@@ -229,6 +229,7 @@ def edit(name, how):
 
 
 AGAIN = "run `batchnorm study --model made_up:network` again, it goes on where it stopped"
+ANEW = f"{AGAIN}; or `batchnorm report --measure {{}}` makes it from the rows"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +279,7 @@ AGAIN = "run `batchnorm study --model made_up:network` again, it goes on where i
             edit("manifest.json", lambda run: run["studies"][0]["charts"][0].update(name="../x")),
             "{}/manifest.json: '../x' cannot be the name of a chart",
         ),
-        (remove("verdicts.json"), "{}/verdicts.json is missing: " + AGAIN),
+        (remove("verdicts.json"), "{}/verdicts.json is missing: " + ANEW),
         (put("verdicts.json", "{}"), "{}/verdicts.json: expected a list of objects, found dict"),
         (
             edit("verdicts.json", lambda verdicts: verdicts[2].update(value="two")),
@@ -296,12 +297,12 @@ AGAIN = "run `batchnorm study --model made_up:network` again, it goes on where i
         ),
         (
             remove("charts/made_up-bars.json"),
-            "{}/charts/made_up-bars.json is missing: " + AGAIN,
+            "{}/charts/made_up-bars.json is missing: " + ANEW,
         ),
         (
             put("charts/made_up-bars.json", ""),
             "{}/charts/made_up-bars.json is not whole JSON (Expecting value: line 1 column 1 "
-            "(char 0)): " + AGAIN,
+            "(char 0)): " + ANEW,
         ),
         (
             put("charts/made_up-bars.json", "[]"),
@@ -316,11 +317,11 @@ AGAIN = "run `batchnorm study --model made_up:network` again, it goes on where i
 def test_a_folder_that_is_no_whole_run_gets_one_line_and_the_old_page_stays(folder, spoil, message):
     old = render(folder).read_bytes()
     spoil(folder)
-    with pytest.raises(ValueError, match=re.escape(message.format(folder))) as error:
+    with pytest.raises(ValueError, match=re.escape(message.format(folder, folder))) as error:
         render(folder)
     assert "\n" not in str(error.value)
     if not message.endswith("("):
-        assert str(error.value) == message.format(folder)
+        assert str(error.value) == message.format(folder, folder)
     if folder.is_dir():
         assert (folder / "report.html").read_bytes() == old
         assert not list(folder.glob("*.part"))
