@@ -15,6 +15,10 @@ from batchnorm.surgery import is_batch_norm
 from studies.made_up import made
 
 AFTER, LAST, BEFORE = dropout.ORDERS
+ORDERS_AT_HALF = [
+    {"order": None, "rate": 0.0},
+    *({"order": o, "rate": 0.5} for o in (AFTER, "bare")),
+]
 BASE = Trial(data="digits8x8", procedure="dropout", batch_norm=True, steps=60, every=60)
 
 
@@ -263,6 +267,30 @@ def test_real_rows_repeat_and_fit():
     assert set(charts) == {"rates-relu", "variances-relu", "lost"}
     for chart in charts.values():
         chart.to_dict()
+
+
+def test_a_batch_norm_that_a_shifted_variance_silences_turns_the_headline(monkeypatch):
+    """In evaluation it gives nothing of units that vary much less than they did in training."""
+    trials = [
+        replace(t, steps=120, every=120, learning_rate=0.3, width=50)
+        for t in dropout.trials(Setup(data="digits8x8"))
+        if t.seed < 3 and dict(t.options) in ORDERS_AT_HALF
+    ]
+
+    def headline():
+        return dropout.measure([row for trial in trials for row in rows_of(trial)])[0]
+
+    sound, right = headline(), BatchNorm1d.forward
+    assert sound.metric.startswith("accuracy lost, less that without batch norm, dropout after")
+    assert sound.verdict == "supported"
+
+    def faulty(self, x):
+        out = right(self, x)
+        return out if self.training else out * (self.running_var < 1.5 * x.var(0))
+
+    monkeypatch.setattr(BatchNorm1d, "forward", faulty)
+    found = headline()
+    assert found.verdict == "contradicted", found
 
 
 def test_the_small_cnn_is_one_more_network():

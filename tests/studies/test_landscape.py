@@ -301,6 +301,26 @@ def test_real_rows_repeat_and_give_verdicts_and_charts():
         chart.to_dict()
 
 
+def test_a_batch_norm_that_magnifies_couples_the_layers(monkeypatch):
+    """Ten times its output, and each layer's step moves the gradients of the others the more."""
+    trials = []
+    for trial in landscape.trials(Setup(data="digits8x8")):
+        look = dict(trial.options).get("look")
+        if trial.seed < 2 and look and not trial.option("noise"):
+            trials.append(replace(trial, steps=60, every=20))
+        elif trial.seed < 2 and not look and trial.learning_rate == 0.316:
+            trials.append(replace(trial, steps=4, every=4))
+
+    def headline():
+        flat = [(asdict(trial) | dict(trial.options), trial.run()) for trial in trials]
+        return landscape.measure([about | row for about, rows in flat for row in rows])[0]
+
+    sound, right = headline(), BatchNorm1d.forward
+    assert (sound.metric, sound.verdict) == (HEADLINE, "supported")
+    monkeypatch.setattr(BatchNorm1d, "forward", lambda self, x: 10 * right(self, x))
+    assert headline().verdict == "contradicted"
+
+
 def test_looking_does_not_change_the_training():
     trial = next(t for t in landscape.trials(Setup(data="digits8x8")) if t.batch_norm)
     trial = replace(trial, steps=20, every=10)

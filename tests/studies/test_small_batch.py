@@ -174,6 +174,25 @@ def test_real_rows_repeat_and_fit():
         chart.to_dict()
 
 
+def test_a_batch_norm_that_ignores_its_mini_batch_turns_the_headline(monkeypatch):
+    """Each of the two with the other's fault: what is lost at 2 is group norm's then."""
+    wanted = {(arm, size) for arm in (NORM, GROUP) for size in (2, 64)}
+    trials = [
+        replace(t, steps=1280 // t.batch_size, every=1280 // t.batch_size, width=30)
+        for t in study.trials(Setup(data="digits8x8"))
+        if t.seed < 2 and (t.option("arm"), t.option("together")) in wanted
+    ]
+
+    def headline():
+        return study.measure([row for trial in trials for row in rows_of(trial)])[0]
+
+    sound = headline()
+    assert (sound.metric, sound.verdict) == (AT2, "supported")
+    other = {NORM: GROUP, GROUP: NORM}
+    monkeypatch.setattr(study, "with_norm", lambda model, arm, *a: with_norm(model, other[arm], *a))
+    assert headline().verdict == "contradicted"
+
+
 def test_the_small_cnn_is_one_more_network():
     trials = study.trials(Setup(model="cnn", data="digits8x8"))
     for arm in (GHOST, RENORM, GROUP):
