@@ -9,11 +9,13 @@ from batchnorm.report import _words as words
 from batchnorm.report._read import read
 
 PAGE, TEMPLATE = "report.html", "page.html"
+FEW = 6  # measures that are shown without a click
 FILTERS: dict[str, Any] = {
     "value": words.value,
     "interval": words.interval,
     "tally": words.tally,
     "word": words.word,
+    "brief": words.brief,
     "date": words.date,
     "span": words.span,
 }
@@ -56,11 +58,16 @@ def _page(folder: Path) -> str:
     environment.policies["json.dumps_kwargs"] = {}  # unsorted: tables keep the rows' order
     environment.filters.update(FILTERS)
     template = Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8")
+    shared = words.shared(studies)
+    for study in studies:
+        study["told"] = any(study in found for _, found in shared)
     keys = {key for study in studies for key in study.get("keys", ())}
     return environment.from_string(template).render(
         run=run,
         studies=studies,
         summary=words.summary(studies),
+        shared=shared,
+        few=FEW,
         hero=next((chart for study in studies for chart in study["charts"] if chart["asks"]), None),
         trials=len(keys) or sum(study["trials"] for study in studies),
         seconds=seconds,

@@ -1,5 +1,6 @@
 """Numbers, dates and verdicts as a reader wants them."""
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from math import floor, log10
@@ -8,8 +9,11 @@ from typing import Any
 Json = dict[str, Any]
 
 MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
-MOST_DECIMALS = 5
+MOST_DECIMALS, POINTS = 5, 2
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+BRIEF, ENOUGH = 120, 30  # characters of a reason: one line, and what a clause of it needs
+TRIAL = ", in the trial "
 WORDS = ["supported", "not supported", "contradicted", "inconclusive"]
 
 
@@ -20,6 +24,8 @@ def value(verdict: Json) -> str:
     '9.5×'
     >>> value({"value": None, "low": None, "high": 0.5, "unit": "×"})
     'at most 0.500×'
+    >>> value({"value": 0.0, "low": 0.0, "high": 0.1, "unit": "×"})
+    '0×'
     """
     value, low, high = _numbers(verdict)
     text = value or (f"at least {low}" if low else f"at most {high}" if high else "")
@@ -46,9 +52,11 @@ def _numbers(verdict: Json) -> list[str]:
     numbers: list[float | None] = [verdict[name] for name in ("value", "low", "high")]
     largest = max((abs(n) for n in numbers if n), default=1.0)
     decimals = max(0, 2 - floor(log10(largest)))
+    if verdict["unit"] == "points":  # of a hundred: the thousandth test example tells no more
+        decimals = min(decimals, POINTS)
     if decimals > MOST_DECIMALS:
         return ["" if n is None else _powers(n) for n in numbers]
-    texts = ["" if n is None else f"{n:,.{decimals}f}" for n in numbers]
+    texts = ["" if n is None else f"{n:,.{decimals}f}" if n else "0" for n in numbers]
     return [text.replace("-", MINUS) for text in texts]
 
 
@@ -69,6 +77,34 @@ def summary(studies: Sequence[Json]) -> list[tuple[str, list[Json]]]:
     words = [*WORDS[:1], "contradicted", "not supported", "inconclusive", "failed"]
     by = {one: [s for s in studies if word(s) == one] for one in [*words, "not applicable"]}
     return [(one, found) for one, found in by.items() if found]
+
+
+def shared(studies: Sequence[Json]) -> list[tuple[str, list[Json]]]:
+    """Reasons why several studies do not apply, each with these studies: said once, not with each.
+
+    >>> [why for why, _ in shared([{"status": "not applicable", "reason": "no place"}] * 2)]
+    ['no place']
+    """
+    by: dict[str, list[Json]] = {}
+    for study in studies:
+        if study["status"] == "not applicable" and study["reason"]:
+            by.setdefault(study["reason"], []).append(study)
+    return [(why, found) for why, found in by.items() if len(found) > 1]
+
+
+def brief(reason: str) -> str:
+    """What and where in a line, of a message that may go on with versions and ways out.
+
+    >>> brief("ValueError: the disk of the machine is full; " + "go on " * 15 + "(x.py, line 3)")
+    'ValueError: the disk of the machine is full'
+    """
+    what, mark, trial = reason.partition(TRIAL)
+    if len(reason) > BRIEF:
+        what = re.sub(r" \(\w+\.py, line \d+\)$", "", what)
+        ends = [match.start() for match in re.finditer(r"[;:.] | \(", what)]
+        end = next((end for end in ends if ENOUGH < end <= BRIEF), None)
+        what = what[:end] if end or len(what) <= BRIEF else what[:BRIEF] + ELLIPSIS
+    return (what + mark + trial).rstrip(". ")
 
 
 def word(study: Json) -> str:
