@@ -1,29 +1,24 @@
-"""The study of L7: real rows, rows made up for each verdict, and a batch norm that keeps the mean."""
+"""The study of L7: real rows, and rows made up for each verdict."""
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
-from batchnorm.layers import BatchNorm1d
 from batchnorm.studies import bias
 from batchnorm.studies._trial import Setup, descended
+from studies.forced import rows_of
 
 
 def small(trial):
     return replace(trial, data="digits8x8", steps=20, every=10)
 
 
-def rows_of(trial):
-    flat = {**asdict(trial), **dict(trial.options), "key": trial.key("")}
-    return [{**flat, **row} for row in trial.run()]
-
-
 def real(seeds=3):
     trials = [t for t in bias.trials(Setup()) if t.activation == "relu" and t.seed < seeds]
-    return [row for trial in map(small, trials) for row in rows_of(trial)]
+    return rows_of(list(map(small, trials)))
 
 
 def made(seeds=5, *, without=0.5, accuracy=0.9, **last):
@@ -51,7 +46,7 @@ def test_trials_are_every_network_under_both_optimizers():
 def test_real_rows_repeat_and_the_bias_is_cancelled():
     rows = real()
     again = small(bias.trials(Setup())[10])
-    assert rows_of(again) == rows_of(again)
+    assert rows_of([again]) == rows_of([again])
     json.dumps(rows, allow_nan=False)
     found = words(rows)
     assert found["gradient"] == found["same run without b"] == "supported"
@@ -91,19 +86,6 @@ def test_a_lost_seed_is_said():
     assert headline.caution == "1 of 5 seeds gave no number, and are left out."
 
 
-def test_a_batch_norm_that_does_not_subtract_the_mean_is_found_out(monkeypatch):
-    def faulty(self, input, **options):
-        var = input.var(0, correction=0) if self.training else self.running_var
-        if self.training:
-            self.running_var.lerp_(var.detach(), self.momentum)
-        return self.weight * input / (var + self.eps).sqrt() + self.bias
-
-    monkeypatch.setattr(BatchNorm1d, "forward", faulty)
-    found = words(real())
-    assert found["gradient"] == found["training with b shifted"] == "contradicted"
-    assert found["b stays, gradient descent"] == "contradicted"
-
-
 def without_biases():
     return torch.nn.Sequential(
         torch.nn.Flatten(),
@@ -127,4 +109,4 @@ def test_the_gradient_of_a_lost_network_is_no_number(monkeypatch):
 
     monkeypatch.setattr(bias, "descended", lost)
     trial = small(bias.trials(Setup())[0])
-    assert math.isnan(rows_of(trial)[-1]["gradient"])
+    assert math.isnan(rows_of([trial])[-1]["gradient"])

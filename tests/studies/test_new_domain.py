@@ -1,30 +1,25 @@
-"""The study of L14's black cats: real rows, rows made up for each verdict, and a faulty layer."""
+"""The study of L14's black cats: real rows, and rows made up for each verdict."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
-from batchnorm.layers import BatchNorm1d
 from batchnorm.studies import new_domain as study
 from batchnorm.studies._domains import DOMAINS, seen_in
 from batchnorm.studies._recovery import ALONE, ANEW, AS_TRAINED, CLEAN, SIZES, SKEWED, WITH_PRIOR
 from batchnorm.studies._trial import Setup
+from studies.forced import rows_of
 
 
 def small(trial):
     return replace(trial, data="digits8x8", steps=60, every=60)
 
 
-def rows_of(trial):
-    flat = {**asdict(trial), **dict(trial.options), "key": trial.key("")}
-    return [{**flat, **row} for row in trial.run()]
-
-
 def real(seeds=3):
     trials = [t for t in study.trials(Setup()) if t.activation == "relu" and t.seed < seeds]
-    return [row for trial in map(small, trials) for row in rows_of(trial)]
+    return rows_of(list(map(small, trials)))
 
 
 def made(trained=0.4, anew=0.8, plain=0.3, skewed=0.8, few=0.9, seeds=3, guessing=0.1, **about):
@@ -65,7 +60,7 @@ def test_data_that_are_no_images_are_refused_with_the_reason():
 
 def test_real_rows_repeat_and_fit():
     trial = small(study.trials(Setup())[-1])
-    assert rows_of(trial) == rows_of(trial)
+    assert rows_of([trial]) == rows_of([trial])
     rows = real()
     json.dumps(rows, allow_nan=False)
     found = words(rows)
@@ -128,16 +123,6 @@ def test_the_headline_is_the_lectures_claim_of_the_network_that_learns_without_b
     assert metrics[1] == "recovered, 512 images, ReLU"
 
 
-def test_a_batch_norm_without_statistics_recovers_nothing(monkeypatch):
-    def faulty(self, input, **options):
-        return self.weight * input + self.bias
-
-    monkeypatch.setattr(BatchNorm1d, "forward", faulty)
-    found = {v.metric.rpartition(",")[0]: v for v in study.measure(real())}
-    assert found["recovered, dimmed"].value in (0, None)
-    assert found["recovered, dimmed"].verdict in ("not supported", "inconclusive")
-
-
 def test_a_network_that_has_learned_nothing_has_nothing_to_lose():
     rows = [r | ({} if r["batch_norm"] else {"accuracy": 0.1}) for r in made()]
     shielded = next(v for v in study.measure(rows) if v.metric.startswith("shielded"))
@@ -169,7 +154,7 @@ def two_kinds():
 def test_two_classes_of_two_are_all_of_them():
     trials = study.trials(Setup(data=f"{__name__}:two_kinds"))
     mine = [t for t in trials if t.activation == "relu"]
-    rows = [r for t in mine for r in rows_of(replace(t, steps=60, every=60))]
+    rows = rows_of([replace(t, steps=60, every=60) for t in mine])
     assert words(rows)["statistics of two classes"] == "inconclusive"
     learned = [r for r in rows if r["way"] == AS_TRAINED and r["domain"] == CLEAN]
     assert min(r["accuracy"] for r in learned) > 0.9
