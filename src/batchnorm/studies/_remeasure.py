@@ -38,7 +38,9 @@ def remeasure(path: Path) -> Run:
             for entry in head["studies"]
             if entry["name"] in STUDIES
         }
-        studies = [_entry(entry, parts.get(entry["name"])) for entry in head["studies"]]
+        studies = [
+            _entry(entry, parts.get(entry["name"]), head["model"]) for entry in head["studies"]
+        ]
         measured = {"at": now(), "batchnorm": version("batchnorm")}
         verdicts = [verdict for part in parts.values() for verdict in part.verdicts]
         publish(
@@ -107,9 +109,9 @@ def _trial(values: Json) -> Trial:
     return Trial(**{name: value for name, value in values.items() if name in names})
 
 
-def _entry(entry: Json, part: Part | None) -> Json:
+def _entry(entry: Json, part: Part | None, model: str | None) -> Json:
     """What the manifest says of a study: how it was run stays, what is said and found is anew."""
     if part is None:
         why = "this batchnorm has no study of that name"
         return {**entry, "status": "failed", "reason": why, "charts": []}
-    return {**entry, **words(part.study), **found(part)}
+    return {**entry, **words(part, model), **found(part)}
