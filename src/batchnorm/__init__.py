@@ -35,6 +35,7 @@ from batchnorm.observe import record as record
 from batchnorm.studies import Run as Run
 from batchnorm.studies import study as study
 from batchnorm.surgery import Changes as Changes
+from batchnorm.surgery import adopt as adopt
 from batchnorm.surgery import insert as insert
 from batchnorm.surgery import recalibrate as recalibrate
 from batchnorm.surgery import remove as remove

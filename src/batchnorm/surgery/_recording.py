@@ -149,14 +149,16 @@ class _Recorder(TorchFunctionMode):
                 self.alive.append(value)
 
 
+def outputs(model: nn.Module, call: Call) -> list[Tensor]:
+    """All tensors that a scratch copy gives in evaluation mode."""
+    copied, fresh = scratch(model).eval(), _fresh(call)
+    with undisturbed(model):
+        return list(_tensors(copied(*fresh[0], **fresh[1]), set()))
+
+
 def deviation(old: nn.Module, new: nn.Module, call: Call) -> float:
     """The greatest difference of two models' outputs on one call, in evaluation mode."""
-    outputs: list[list[Tensor]] = []
-    for model in (old, new):
-        copied, fresh = scratch(model).eval(), _fresh(call)
-        with undisturbed(model):
-            outputs.append(list(_tensors(copied(*fresh[0], **fresh[1]), set())))
-    pairs = zip(*outputs, strict=True)
+    pairs = zip(outputs(old, call), outputs(new, call), strict=True)
     apart = [(a.double() - b.double()).abs().max().item() for a, b in pairs if a.numel()]
     return max(apart, default=0.0)
 

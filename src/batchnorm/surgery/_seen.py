@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -38,11 +39,22 @@ def seen(model: nn.Module, call: Call | None) -> list[Reading]:
     Raises:
         ValueError: the model cannot run the example.
     """
-    try:
+    if call is None:
         return see(model, call)
+    with explaining(model, call):
+        return see(model, call)
+
+
+@contextmanager
+def explaining(model: nn.Module, call: Call) -> Generator[None]:
+    """Inside, an error is one of the example: the model as it is cannot run it.
+
+    Raises:
+        ValueError: it says so, and what to give.
+    """
+    try:
+        yield
     except Exception as error:
-        if call is None:
-            raise
         raise ValueError(
             f"example (={_describe(call)}) does not run through {type(model).__name__} as it is, "
             f"before anything is changed ({type(error).__name__}: {error}); give what the model "

@@ -1,0 +1,103 @@
+"""Which batch norms become ours, and what of theirs they keep."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from batchnorm.copies import replace
+from batchnorm.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from batchnorm.layers._buffers import widen
+from batchnorm.layers._state import Layer
+from batchnorm.surgery._changes import Changes
+from batchnorm.surgery._recording import call_of, deviation, outputs
+from batchnorm.surgery._seen import check_model, explaining
+
+OURS: dict[type[nn.Module], type[Layer]] = {
+    nn.BatchNorm1d: BatchNorm1d,
+    nn.BatchNorm2d: BatchNorm2d,
+    nn.BatchNorm3d: BatchNorm3d,
+}
+# What a layer is when it is made; all else that ours has and torch's has not is an option.
+GIVEN = ("weight", "bias", "axis")
+
+
+def adopted(model: nn.Module, example: Any, options: dict[str, Any]) -> Changes:
+    """As :func:`batchnorm.surgery.adopt` says."""
+    check_model("adopt", model)
+    _check(options)
+    call = None if example is None else call_of(example)
+    if call is not None:
+        with explaining(model, call):
+            outputs(model, call)
+    ours: dict[str, Layer] = {}
+    left: dict[str, str] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            made = _ours(module, options)
+            if isinstance(made, str):
+                left[path] = made
+            else:
+                ours[path] = made
+    result = replace(model, {})
+    told = [(path, _become(result.get_submodule(path), one, options)) for path, one in ours.items()]
+    error = None if call is None else deviation(model, result, call)
+    return Changes(result, told, list(left.items()), error)
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Raise what a layer would, whatever the model holds."""
+    if fixed := [name for name in options if name in GIVEN]:
+        raise TypeError(
+            f"{fixed[0]}={options[fixed[0]]!r} is no option of adopt: layers keep the {fixed[0]} "
+            "that they have; make a layer that has another"
+        )
+    BatchNorm1d(1, device="meta", **options)
+
+
+def _ours(norm: _BatchNorm, options: dict[str, Any]) -> Layer | str:
+    """A layer of ours with the arguments of torch's, without memory; or why there is none."""
+    kind = type(norm)
+    if isinstance(norm, Layer):
+        return "ours already: set on it what it should do"
+    if isinstance(norm, nn.SyncBatchNorm):
+        return (
+            "SyncBatchNorm takes input of any rank: adopt the model before it is converted, with "
+            'process_group="world"'
+        )
+    if isinstance(norm, LazyModuleMixin):
+        return "has not seen yet how many channels there are: run the model first"
+    if kind not in OURS:
+        return f"{kind.__module__}.{kind.__qualname__} is a class of its own: it may do otherwise"
+    if "forward" in vars(norm):
+        return "a forward was put on it, which may do otherwise"
+    return OURS[kind](
+        norm.num_features,
+        norm.eps,
+        norm.momentum,
+        norm.affine,
+        norm.track_running_stats,
+        device="meta",
+        **options,
+    )
+
+
+def _become(norm: nn.Module, made: Layer, options: dict[str, Any]) -> str:
+    """Make this torch layer ours, in place, so that hooks and what points to it stay true."""
+    told = f"torch's {type(norm).__name__}({made.num_features}) is ours"
+    norm.__class__ = type(made)
+    layer = cast(Layer, norm)
+    vars(layer).update({k: v for k, v in vars(made).items() if k not in vars(layer)})
+    mean = layer.running_mean
+    where = None if mean is None else mean.device
+    skipped = None if mean is None else torch.zeros((), dtype=torch.int64, device=where)
+    layer.register_buffer("skipped", skipped, persistent=False)
+    widen(layer)
+    told += "".join(f", {name}={value!r}" for name, value in options.items())
+    if mean is not None and layer.running_mean is not mean:
+        told += f"; running statistics in float32 instead of {str(mean.dtype).split('.')[-1]}"
+    return told

@@ -1,0 +1,196 @@
+"""Torch's batch norms made ours: the same network, the same tensors, hooks and state dict."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torchvision.models as zoo
+from torch import nn
+
+import batchnorm
+from batchnorm import adopt
+from batchnorm.layers._state import Layer
+
+
+def network():
+    return nn.Sequential(
+        *(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6, momentum=None), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(6 * 9, 5), nn.BatchNorm1d(5, affine=False), nn.Linear(5, 2)),
+    )
+
+
+def step(model, x):
+    """Output, gradients and buffers of one training step, and the output in evaluation."""
+    model.train()
+    model.zero_grad()
+    y = model(x)
+    y.square().sum().backward()
+    grads = [p.grad.clone() for p in model.parameters()]
+    buffers = [b.clone() for b in model.state_dict().values()]
+    return [y.detach(), *grads, *buffers, model.eval()(x).detach()]
+
+
+def test_the_network_computes_what_it_did():
+    model, x = network().double(), torch.randn(7, 3, 5, 5, dtype=torch.float64)
+    twin = copy.deepcopy(model)
+    changes = adopt(model, x)
+    assert changes.error < 1e-12
+    assert changes.skipped == []
+    assert changes.changed == [
+        ("1", "torch's BatchNorm2d(6) is ours"),
+        ("5", "torch's BatchNorm1d(5) is ours"),
+    ]
+    assert type(changes.model[1]) is batchnorm.BatchNorm2d
+    assert type(changes.model[5]) is batchnorm.BatchNorm1d
+    for ours, theirs in zip(step(changes.model, x), step(twin, x), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert int(changes.model[1].num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "densenet121", "shufflenet_v2_x0_5"]
+)
+def test_models_of_torchvision(name):
+    torch.manual_seed(0)
+    model = zoo.get_model(name, weights=None, num_classes=5).double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    x = torch.randn(6, 3, 64, 64, dtype=torch.float64)  # few positions would magnify rounding
+    twin = copy.deepcopy(model)
+    ours = adopt(model, x).model
+    norms = [m for m in ours.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(m, Layer) for m in norms)
+    assert list(ours.state_dict()) == list(twin.state_dict())
+    for a, b in zip(step(ours, x), step(twin, x), strict=True):
+        assert (a - b).double().norm() <= 1e-8 * b.double().norm() + 1e-10
+    twin.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(twin.eval()(x), ours.eval()(x), rtol=1e-9, atol=1e-9)
+
+
+def test_parameters_and_buffers_are_shared_and_the_model_given_stays_as_it_was():
+    model = network()
+    before = str(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ours = adopt(model).model
+    old, new = (m.state_dict(keep_vars=True) for m in (model, ours))
+    assert list(old) == list(new)
+    assert all(old[name] is new[name] for name in old)
+    assert str(model) == before
+    assert type(model[1]) is nn.BatchNorm2d
+    weight = ours[1].weight.clone()
+    ours(torch.randn(4, 3, 5, 5)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(ours[1].weight, weight)
+
+
+def test_mode_hooks_and_what_else_was_set_on_a_layer_stay():
+    model, seen = network(), []
+    model[1].eval().register_forward_hook(lambda m, args, y: seen.append(type(m)))
+    model[1].weight.requires_grad_(False)
+    model[1].note = "mine"
+    ours = adopt(model).model
+    assert not ours[1].training
+    assert ours[5].training
+    assert ours[1].note == "mine"
+    assert not ours[1].weight.requires_grad
+    ours(torch.randn(4, 3, 5, 5))
+    assert seen == [batchnorm.BatchNorm2d]
+    for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(adopt(network()).model))):
+        assert type(other[1]) is batchnorm.BatchNorm2d
+        other(torch.randn(4, 3, 5, 5))
+
+
+def test_a_layer_at_two_places_stays_one_and_the_whole_model_may_be_one():
+    norm = nn.BatchNorm1d(4)
+    ours = adopt(nn.ModuleList([norm, nn.Sequential(norm)])).model
+    assert ours[0] is ours[1][0]
+    assert type(ours[0]) is batchnorm.BatchNorm1d
+    alone = adopt(norm).model
+    assert type(alone) is batchnorm.BatchNorm1d
+    assert alone.weight is norm.weight
+
+
+def test_all_get_the_options():
+    changes = adopt(network(), ghost_size=2, one_value="beta", bias_correction=True)
+    assert changes.changed[0][1].endswith(
+        "ours, ghost_size=2, one_value='beta', bias_correction=True"
+    )
+    x = torch.randn(6, 3, 5, 5)
+    alone = batchnorm.BatchNorm2d(3, ghost_size=2, one_value="beta", bias_correction=True)
+    ours = adopt(nn.BatchNorm2d(3), ghost_size=2, one_value="beta", bias_correction=True).model
+    assert not ours.plain
+    assert torch.equal(ours(x), alone(x))
+    assert torch.equal(ours.running_var, alone.running_var)
+
+
+def test_half_precision_statistics_become_float32():
+    model = nn.BatchNorm1d(3).bfloat16()
+    changes = adopt(model)
+    assert changes.model.running_mean.dtype == torch.float32
+    assert changes.model.weight.dtype == torch.bfloat16
+    assert model.running_mean.dtype == torch.bfloat16
+    assert changes.changed[0][1].endswith("running statistics in float32 instead of bfloat16")
+
+
+def test_a_batch_that_is_not_finite_is_counted_wherever_the_layer_lies():
+    for options in ({}, {"track_running_stats": False}, {"device": "meta"}):
+        ours = adopt(nn.BatchNorm1d(3, **options)).model
+        made = batchnorm.BatchNorm1d(3, **options)
+        assert (ours.skipped is None) == (made.skipped is None)
+        assert ours.skipped is None or ours.skipped.device == made.skipped.device
+        assert vars(ours).keys() == vars(made).keys()
+        assert ours._buffers.keys() == made._buffers.keys()
+        assert ours._non_persistent_buffers_set == made._non_persistent_buffers_set
+    ours = adopt(nn.BatchNorm1d(1)).model
+    ours(torch.tensor([[float("nan")], [1.0]]))
+    assert int(ours.skipped) == 1
+
+
+class Own(nn.BatchNorm2d):
+    def forward(self, input):
+        return super().forward(input).relu()
+
+
+def test_what_may_do_otherwise_is_left_alone_with_the_reason():
+    patched = nn.BatchNorm2d(3)
+    patched.forward = lambda x: x
+    model = nn.Sequential(
+        Own(3), patched, nn.SyncBatchNorm(3), nn.LazyBatchNorm2d(), batchnorm.BatchNorm2d(3)
+    )
+    changes = adopt(model)
+    assert changes.changed == []
+    left = dict(changes.skipped)
+    assert left["0"].endswith("Own is a class of its own: it may do otherwise")
+    assert left["1"] == "a forward was put on it, which may do otherwise"
+    assert left["2"].startswith("SyncBatchNorm takes input of any rank: adopt the model before")
+    assert left["3"] == "has not seen yet how many channels there are: run the model first"
+    assert left["4"] == "ours already: set on it what it should do"
+    assert type(changes.model[0]) is Own
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"ghost_size": 0}, ValueError, "ghost_size=0"),
+        ({"one_value": "no"}, ValueError, "one_value='no'"),
+        ({"axis": -1}, TypeError, "axis=-1 is no option of adopt: layers keep the axis"),
+        ({"ghosts": 2}, TypeError, "ghosts"),
+        ({"process_group": "all"}, (TypeError, ValueError), "process_group='all'"),
+    ],
+)
+def test_options_that_no_layer_takes_are_errors_whatever_the_model_holds(options, error, words):
+    for model in (network(), nn.Linear(1, 1)):
+        with pytest.raises(error, match=words):
+            adopt(model, **options)
+
+
+def test_what_is_no_model_or_no_example_of_it_is_told():
+    with pytest.raises(TypeError, match=r"adopt takes a model, a torch\.nn\.Module; got list"):
+        adopt([nn.BatchNorm1d(2)])
+    with pytest.raises(TypeError, match="adopt takes the model itself; got it as DataParallel"):
+        adopt(nn.DataParallel(network()))
+    with pytest.raises(ValueError, match=r"example \(=a tensor of shape \(2, 2\)\) does not run"):
+        adopt(network(), torch.randn(2, 2))
