@@ -215,7 +215,9 @@ def report(
 def _one_line(error: Exception) -> str:
     """What to tell a user of an error: what it is about, and no traceback."""
     if isinstance(error, typer.TyperException):
+        context: Any = getattr(error, "ctx", None)
         text = error.format_message()
+        text += f" See {context.command_path} --help" if context else ""
     elif isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

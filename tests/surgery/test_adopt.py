@@ -194,3 +194,8 @@ def test_what_is_no_model_or_no_example_of_it_is_told():
         adopt(nn.DataParallel(network()))
     with pytest.raises(ValueError, match=r"example \(=a tensor of shape \(2, 2\)\) does not run"):
         adopt(network(), torch.randn(2, 2))
+
+
+def test_a_model_without_batch_norm_has_nothing_to_change():
+    for verb in (adopt, batchnorm.remove):
+        assert str(verb(nn.Linear(3, 3))) == "Linear: nothing to change"

@@ -31,5 +31,7 @@ class Changes:
         for title, rows in parts:
             lines += [f"{title}:"] if rows else []
             lines += [f"  {path or '.':<{width}}  {text}" for path, text in rows]
+        if not self.changed and not self.skipped:
+            lines = [f"{type(self.model).__name__}: nothing to change"]
         lines += [] if self.error is None else [f"measured error: {self.error:.3g}"]
         return "\n".join(lines)
