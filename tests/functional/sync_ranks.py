@@ -504,6 +504,39 @@ def ranks_with_other_domains_merge_each_with_its_own():
             torch.testing.assert_close(summed(got) if i == 2 else got, expected)
 
 
+def steps(layer, part, share, pooled=False):
+    """Two batches, each with a backward pass: outputs, gradients, running statistics."""
+    found = []
+    weights = (WEIGHTS > 0.5, None)
+    with batchnorm.pooled(layer) if pooled else contextlib.nullcontext():
+        for x, mask in zip((inputs(4, 3), inputs(4, 3).flip(0) * 3 + 1), weights, strict=True):
+            leaf = part(x).clone().requires_grad_()
+            y = layer(leaf, mask=None if mask is None else part(mask))
+            y.backward(part(inputs(4, 3).sin()))
+            found += [share(y.detach()), share(leaf.grad)]
+    return [*found, layer.weight.grad, *layer.buffers()]
+
+
+@check
+def layers_that_pool_or_renormalize_equal_one_process():
+    kinds = {
+        batchnorm.BatchNorm1d: {"momentum": 0.3},
+        batchnorm.BatchRenorm1d: {"r_max": 1.2, "d_max": 0.2},
+        batchnorm.BatchNormAct1d: {"bias_correction": True, "one_value": "running"},
+    }
+    for kind, options in kinds.items():
+        for pooled in (False, True):
+            whole = kind(4, dtype=torch.float64, **options)
+            ours = kind(4, dtype=torch.float64, process_group="world", **options)
+            expected = steps(whole, lambda t: t, mine, pooled)
+            got = steps(ours, mine, lambda t: t, pooled)
+            got[4] = summed(got[4])
+            for a, b in zip(got, expected, strict=True):
+                torch.testing.assert_close(a, b)
+            same_on_all_ranks(*ours.buffers())
+            assert ours.num_batches_tracked == (1 if pooled else 2)
+
+
 @check
 def groups_of_some_ranks_and_of_none_that_is_here():
     first = dist.new_group([0, 1])

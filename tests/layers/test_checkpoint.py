@@ -294,6 +294,29 @@ def test_a_block_holds_for_a_recomputation_after_its_end(kind, inputs, reentrant
         torch.testing.assert_close(plain, recomputed, rtol=0, atol=0, equal_nan=True)
 
 
+COMPILED = {
+    "mask": (lambda: BatchNorm1d(4), lambda m: masked(m, FIRST)),
+    "switches": (lambda: BatchNorm1d(4), lambda m: switches(m, statistics="running", update=False)),
+    "domain": (lambda: DomainBatchNorm1d(4, 2), lambda m: in_domain(m, 1)),
+}
+
+
+@pytest.mark.parametrize("reentrant", MODES)
+@pytest.mark.parametrize("kind", COMPILED)
+def test_a_compiled_checkpoint_is_recomputed_in_a_block_that_lasts(kind, reentrant):
+    make, block = COMPILED[kind]
+    x, results = torch.randn(8, 4), []
+    for compiled in (False, True):
+        model, leaf = make(), x.clone().requires_grad_()
+        run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+        with block(model):
+            y = checkpoint(run, leaf, use_reentrant=reentrant) if compiled else run(leaf)
+            y.square().sum().backward()
+        results.append([leaf.grad, *state(model)])
+    for plain, recomputed in zip(*results, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
 @pytest.mark.parametrize("reentrant", MODES)
 def test_a_domain_holds_for_a_recomputation_after_its_block(reentrant):
     x = torch.randn(2, 8, 4)

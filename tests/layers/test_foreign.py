@@ -1,6 +1,7 @@
 """Torch's tools that read or rebuild modules: fx, torchvision's feature extractor, converters."""
 
 import copy
+import io
 import warnings
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torchvision.models import resnet18
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+import batchnorm
 from batchnorm import BatchNorm1d, BatchNorm2d, BatchNormAct1d, BatchNormAct2d
 
 
@@ -129,3 +131,45 @@ def test_an_attribute_of_that_name_is_the_users_own():
     layer = BatchNorm2d(3)
     layer.qconfig = "mine"
     assert nn.SyncBatchNorm.convert_sync_batchnorm(layer).qconfig == "mine"
+
+
+SCRIPTED = [
+    lambda: BatchNorm1d(3),
+    lambda: BatchNormAct1d(3),
+    lambda: batchnorm.BatchRenorm1d(3),
+    lambda: nn.Sequential(nn.Linear(3, 3), BatchNorm1d(3)),
+    lambda: batchnorm.DomainBatchNorm1d(3, domains=2),
+]
+
+
+@pytest.mark.parametrize("make", SCRIPTED)
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_torch_jit_script_is_told_the_ways_that_work(make):
+    model = make()
+    before = list(model.modules())
+    with pytest.raises(
+        TypeError,
+        match=r"torch.jit.script cannot compile Batch\w+, .*expected torch.compile or torch",
+    ):
+        torch.jit.script(model)
+    assert all(a is b for a, b in zip(model.modules(), before, strict=True))
+
+
+@pytest.mark.parametrize("kind", [BatchNorm1d, BatchNormAct1d])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_torch_jit_trace_holds_torchs_operators(kind, training):
+    model = nn.Sequential(nn.Linear(3, 3), kind(3))
+    model(torch.randn(5, 3))
+    model.train(training)
+    traced = torch.jit.trace(model, torch.randn(5, 3))
+    assert "aten::batch_norm" in str(traced.inlined_graph)
+    assert "batchnorm::" not in str(traced.inlined_graph)
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    loaded, x = torch.jit.load(file), torch.randn(7, 3) + 2
+    twin = copy.deepcopy(model)
+    torch.testing.assert_close(loaded(x), twin(x))
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value)

@@ -165,6 +165,25 @@ def test_compiles_as_one_graph_with_gradients_and_statistics(momentum):
     )
 
 
+OURS_ALONE = {
+    "ghost_size": {"ghost_size": 4},
+    "one_value": {"one_value": "beta"},
+    "momentum": {"momentum": None},
+    "bias_correction": {"bias_correction": True},
+}
+
+
+@pytest.mark.parametrize("option", OURS_ALONE)
+def test_exported_graphs_hold_our_operators_where_torchs_have_no_such_option(option):
+    model = nn.Sequential(BatchNorm1d(3, **OURS_ALONE[option]))
+    twin, x = copy.deepcopy(model), torch.randn(8, 3)
+    program = torch.export.export(model, (x,))
+    assert "batchnorm.train" in str(program.graph)
+    torch.testing.assert_close(program.module()(x), twin(x))
+    program = torch.export.export(model.eval(), (x,))
+    assert "batchnorm." not in str(program.graph)
+
+
 def test_exported_graphs_hold_torchs_own_operators():
     model = nn.Sequential(BatchNorm1d(3), BatchNormAct1d(3, "gelu")).eval()
     x = torch.randn(5, 3)

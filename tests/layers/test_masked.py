@@ -169,6 +169,15 @@ class TestErrors:
         with pytest.raises(ValueError, match="Linear has no batch norm that a mask could reach"):
             masked(nn.Linear(2, 2), LENGTHS > 0).__enter__()
 
+    def test_an_instance_norm_is_no_batch_norm(self):
+        layer = BatchNorm1d(3)
+        model = nn.Sequential(layer, nn.InstanceNorm1d(3, track_running_stats=True))
+        with masked(model, LENGTHS > 0):
+            assert layer.ambient is not None
+            model(torch.randn(3, 3, 4))
+        with pytest.raises(ValueError, match="has no batch norm that a mask could reach"):
+            masked(model[1], LENGTHS > 0).__enter__()
+
     def test_what_is_no_mask_is_told_before_the_block_begins(self):
         with pytest.raises(TypeError, match=r"mask is of type list, \[True\]; expected a tensor"):
             masked(network(), [True]).__enter__()

@@ -13,7 +13,6 @@ from batchnorm.functional._check_kinds import (
     check_mask,
     check_tensors,
     no_tensor,
-    positive,
 )
 from batchnorm.functional._running import Running
 from batchnorm.functional._unseen import unseen
@@ -49,11 +48,12 @@ def check(
         )
     try:
         _check_channel_values(x, running_mean, running_var, weight, bias, axis)
-    except AttributeError:
+        good = eps > 0
+    except (AttributeError, TypeError):
         named = {"running_mean": running_mean, "running_var": running_var}
         check_tensors(f"({x.shape[1]},)", **named, weight=weight, bias=bias)
-        raise
-    if not positive(eps):
+        good = False
+    if not good:
         raise ValueError(f"eps={eps!r}; batch_norm eps must be positive, such as 1e-5")
     if training:
         if several:
@@ -186,18 +186,16 @@ def check_momentum(running: Running) -> None:
                 "momentum=None averages over all batches, which num_batches_tracked counts; "
                 "expected it as a tensor, torch.tensor(0), or a momentum such as 0.1"
             )
-    elif not _share(momentum):
+        return
+    try:
+        good = 0 <= momentum <= 1
+    except TypeError:
+        good = False
+    if not good:
         raise ValueError(
             f"momentum={momentum!r}; expected None or the share of the new batch, from 0 to 1 "
             f"(torch's 0.1 is 0.9 in frameworks that give the share of the old)"
         )
-
-
-def _share(momentum: Any) -> bool:
-    try:
-        return bool(0 <= momentum <= 1)
-    except TypeError:
-        return False
 
 
 def _shown(x: Tensor, axis: int) -> tuple[int, ...]:

@@ -31,14 +31,6 @@ def whole(value: object) -> bool:
     return isinstance(value, _INTEGERS) and not isinstance(value, bool)
 
 
-def positive(eps: Any) -> bool:
-    """Whether eps keeps the root away from zero."""
-    try:
-        return bool(eps > 0)
-    except TypeError:
-        return False
-
-
 def check_tensors(shape: str, **values: Any) -> None:
     """Check that each is a tensor or None."""
     for name, value in values.items():
@@ -65,6 +57,14 @@ def check_mask(mask: Any) -> None:
         raise ValueError(
             f"mask is {mask.dtype} of shape {tuple(mask.shape)}; expected bool or real weights: "
             f"mask.bool() or mask.float(); of lengths, torch.arange(longest) < lengths[:, None]"
+        )
+
+
+def check_channels(num_features: Any) -> None:
+    """Check a layer's number of channels."""
+    if not whole(num_features) or num_features < 0:
+        raise ValueError(
+            f"num_features={num_features!r}; expected how many channels there are, an integer"
         )
 
 

@@ -7,6 +7,7 @@ subclass) it reaches the same kernels without them, and its backward pass likewi
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -44,6 +45,12 @@ def _run(call: Call, backend: Backend, running: Running, training: bool) -> tupl
     return y, moments
 
 
+@lru_cache
+def _like(dtype: torch.dtype, channels: int) -> Tensor:
+    """In the place of a bias of which a backward pass needs no value."""
+    return torch.empty(channels, dtype=dtype)
+
+
 class _Direct(_SingleLevelFunction):
     """One call of a backend, and one for its gradients."""
 
@@ -63,10 +70,11 @@ class _Direct(_SingleLevelFunction):
         ctx.fixed, ctx.moments = not training, moments  # `observe` reads them
         ctx.backend, ctx.eps, ctx.activation = backend, call.eps, call.activation
         ctx.residual_dtype = None if residual is None else residual.dtype
+        ctx.bias = None
         if call.activation.kind == "identity":  # z is not needed again, and they may change
-            bias = None if bias is None else torch.empty_like(bias)
-            residual = None
-        ctx.save_for_backward(x, weight, bias, residual, call.mask, moments)
+            ctx.bias = None if bias is None else _like(bias.dtype, bias.shape[0])
+            bias = residual = None
+        ctx.save_for_backward(x, weight, bias, residual, call.mask)
         ctx.set_materialize_grads(False)
         return y
 
@@ -75,7 +83,8 @@ class _Direct(_SingleLevelFunction):
         dy = cotangents[0]
         if dy is None:
             return (None,) * 8
-        x, weight, bias, residual, mask, moments = ctx.saved_tensors
+        x, weight, bias, residual, mask = ctx.saved_tensors
+        bias, moments = ctx.bias if bias is None else bias, ctx.moments
         want_x, want_weight, want_bias, want_residual, *_ = ctx.needs_input_grad
         kept = want_residual and residual is not None
         if torch.is_grad_enabled() or not unseen(dy, x):

@@ -12,13 +12,14 @@ from batchnorm.kernels._call import Call
 
 def wanted(call: Call, running: Running, training: bool) -> bool:
     """Whether this call goes into somebody else's graph, and torch's operator computes it."""
-    if call.mask is not None or not torch.compiler.is_compiling():
+    traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    if call.mask is not None or not (traced or torch.compiler.is_compiling()):
         return False
     if not training:
         return not running.moves
     if running.moves and (running.momentum is None or running.bias_correction):
         return False
-    return torch.compiler.is_exporting() and (
+    return traced and (
         running.mean is None or running.mean.dtype == _one_dtype(call.x, running.mean)
     )
 

@@ -100,20 +100,11 @@ def normalize(
         y = _small.batch_norm(call, name, running, small)
     elif group:
         y = _dispatched.batch_norm(call, name, running, training, group)
-    elif backend is None and _exported.wanted(call, running, training):
-        y = _exported.batch_norm(call, running, training)
-    elif not unseen(
-        x,
-        weight,
-        bias,
-        residual,
-        mask,
-        running.mean,
-        running.var,
-        running.batches,
-        running.skipped,
-    ):
-        y = _dispatched.batch_norm(call, name, running, training)
+    elif not unseen(x, weight, bias, residual, mask, running.mean, running.var):
+        if backend is None and _exported.wanted(call, running, training):
+            y = _exported.batch_norm(call, running, training)
+        else:
+            y = _dispatched.batch_norm(call, name, running, training)
     elif inplace:
         y = _in_place.batch_norm(given, call, axis, name, running, training)
         if y is not None:

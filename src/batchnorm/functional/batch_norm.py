@@ -126,9 +126,12 @@ def batch_norm(
         tensor([[-1.0000, -1.0000],
                 [ 1.0000,  1.0000]])
 
-    Under `torch.export`, and in evaluation under `torch.compile`, the graph holds torch's own
-    operators, with torch's limits: what is exported in training does not keep a spoiled batch out
-    of the running statistics.
+    Under `torch.export` and `torch.jit.trace`, and in evaluation under `torch.compile`, the graph
+    holds torch's own operators, with torch's limits: what is exported in training does not keep a
+    spoiled batch out of the running statistics. What torch's operator does not compute (a mask;
+    in training the options for small batches, ``momentum=None``, `bias_correction` and running
+    statistics that normalize and move) is exported as operators of this package, which must be
+    imported where such a program runs.
 
     With `process_group` the moments of all its ranks are gathered and merged by their exact
     counts, so that each rank normalizes with the same bits, and so are the sums of the backward

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numba import carray
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from batchnorm.kernels._numba_call import PARAMETER_TYPES, parameter, put_parameter
 from batchnorm.kernels._numba_compile import Kernel, c_function, stamp
@@ -30,6 +29,7 @@ _RECORD = ctypes.c_char * _PACK.size
 _KINDS = {dtype: (kind, torch.finfo(dtype).max) for dtype, kind in PARAMETER_TYPES.items()}
 
 
+_increment_version = torch._C._increment_version  # torch's own is a microsecond's third around it
 _NOTHING = (0, 0, 0.0)
 _free: list[Any] = []  # records that no call uses; taking one and giving it back are atomic
 
@@ -78,12 +78,15 @@ def update(
     )  # fmt: skip
     kernel().function(record)
     _free.append(record)
-    increment_version([t for t in (mean, var, batches, skipped) if t is not None])
+    changed: Any = mean, var, batches, skipped
+    if mean is None or var is None or batches is None or skipped is None:
+        changed = [t for t in changed if t is not None]
+    _increment_version(changed)
     return True
 
 
 def _counts(t: Tensor | None) -> bool:
-    return t is None or (t.dtype is torch.int64 and t.is_cpu)
+    return t is None or (type(t) is Tensor and t.dtype is torch.int64 and t.is_cpu)
 
 
 def _described(t: Tensor | None) -> tuple[int, int, float] | None:

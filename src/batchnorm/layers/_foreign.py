@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import TYPE_CHECKING, Any, Never
+
+import torch
 
 if TYPE_CHECKING:
     from batchnorm.layers._state import Layer
+
+
+# What torch has no name for, and what a layer of torch's would be.
+OWN = {
+    "axis": 1,
+    "bias_correction": False,
+    "process_group": None,
+    "one_value": "raise",
+    "ghost_size": None,
+    "statistics": "auto",
+    "update": True,
+}
 
 
 def called(layer: Layer, input: Any, residual: Any, mask: Any) -> Any:
@@ -41,3 +56,22 @@ class Refusal:
                     f"leave this layer out of the conversion, or give the layer torch's defaults"
                 )
         raise AttributeError("qconfig")
+
+
+def refuse_script(layer: Layer) -> Never:
+    """Say what `torch.jit.script` gets, which asks before it compiles a module's source."""
+    raise TypeError(
+        f"torch.jit.script cannot compile {type(layer).__name__}, which chooses its kernel in "
+        f"Python; expected torch.compile or torch.export.export, or in evaluation, model.eval(), "
+        f"torch.jit.trace, whose graphs hold torch's own operators"
+    )
+
+
+def jit_traced(self: Layer, *input: Any, **options: Any) -> Any:
+    """What `torch.jit.trace` calls in the place of `forward`.
+
+    It warns of each look at a shape; what is looked at here is checked, and not computed with.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return torch.nn.Module._slow_forward(self, *input, **options)

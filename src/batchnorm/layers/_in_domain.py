@@ -15,6 +15,9 @@ from batchnorm.layers.domains import DomainBatchNorm1d
 def in_domain(model: nn.Module, domain: int | Tensor) -> Generator[None]:
     """Inside the block the domain norms of `model` take `domain`, however deep they lie.
 
+    A compiled block in an eager activation checkpoint is recomputed under what holds then: let the
+    domain's block last until after ``backward()``.
+
     Args:
         model: whose `DomainBatchNorm1d`, `2d` and `3d` are meant.
         domain: as they take it.

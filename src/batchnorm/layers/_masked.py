@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from batchnorm.functional._check_kinds import check_input, check_mask
 from batchnorm.layers._passes import Passes
@@ -77,7 +77,12 @@ def masked(
     What the mask leaves out enters neither statistics nor gradients, comes out of each batch norm
     as 0, and may hold NaN. A layer that is given a mask of its own keeps to that. A mask for each
     position also serves where positions have become rows, ``(N * L, C)``, and where they were
-    pooled to ``(N, C)``: there an example counts if any of its positions does.
+    pooled to ``(N, C)``: there an example counts if any of its positions does. Layers that are no
+    batch norm know nothing of the mask: a convolution, a pooling, an instance or group norm takes
+    in what lies at those positions, which is 0 where it comes out of a batch norm.
+
+    A compiled block in an eager activation checkpoint is recomputed under what holds then: let the
+    mask's block last until after ``backward()``.
 
     Args:
         model: whose batch norms are meant; a single layer will do.
@@ -121,7 +126,8 @@ def masked(
 
 
 def _layers(model: nn.Module) -> dict[str, Layer]:
-    found = {path: m for path, m in model.named_modules() if isinstance(m, _NormBase)}
+    norms = Layer | _BatchNorm
+    found = {path: m for path, m in model.named_modules() if isinstance(m, norms)}
     deaf = [f"{path} ({type(m).__name__})" for path, m in found.items() if not isinstance(m, Layer)]
     if deaf:
         raise ValueError(

@@ -13,13 +13,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.functional import _group
-from batchnorm.functional._check_kinds import check_axis, whole
+from batchnorm.functional._check_kinds import check_axis, check_channels
 from batchnorm.functional._check_small import check_small
 from batchnorm.functional._normalize import Rare, normalize
 from batchnorm.functional._running import Running
 from batchnorm.kernels._activation import Activation
 from batchnorm.layers._buffers import keep, place_count, take_count, widen
-from batchnorm.layers._foreign import Refusal, called
+from batchnorm.layers._foreign import OWN, Refusal, called, jit_traced, refuse_script
 from batchnorm.layers._passes import Given, Passes
 from batchnorm.layers._rows import prepared, rewrapped, telling
 
@@ -31,15 +31,6 @@ if TYPE_CHECKING:
 Input = TypeVar("Input", Tensor, PackedSequence)
 _COUNT = "num_batches_tracked"
 STATISTICS = ("auto", "batch", "running")
-OWN = {
-    "axis": 1,
-    "bias_correction": False,
-    "process_group": None,
-    "one_value": "raise",
-    "ghost_size": None,
-    "statistics": "auto",
-    "update": True,
-}
 _RARE = {
     "process_group": None,
     "one_value": "raise",
@@ -62,6 +53,8 @@ class Layer(_NormBase):
     update: bool = True
     _statistics: str = "auto"
     qconfig = Refusal()
+    __prepare_scriptable__ = refuse_script
+    _slow_forward = jit_traced
     process_group: ProcessGroup | str | _group.Elsewhere | None = None
     ambient: Ambient | None = None  # what `batchnorm.masked` puts around a block
     passes: Passes[Given] | None = None  # from the first such block on
@@ -85,10 +78,7 @@ class Layer(_NormBase):
         one_value: str = "raise",
         ghost_size: int | None = None,
     ) -> None:
-        if not whole(num_features) or num_features < 0:
-            raise ValueError(
-                f"num_features={num_features!r}; expected how many channels there are, an integer"
-            )
+        check_channels(num_features)
         check_axis(axis, max(self.ranks), f"input of {max(self.ranks)} dimensions")
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         if not weight:

@@ -20,7 +20,8 @@ def switches(
 
     ``update=False`` is for a forward pass that must not count: the second one of sharpness-aware
     minimization, the generator's pass through a discriminator, the other view of a contrastive
-    step.
+    step. A compiled block in an eager activation checkpoint is recomputed under what holds then:
+    let the switches' block last until after ``backward()``.
 
     Args:
         model: whose batch norms are meant; a single layer will do.
