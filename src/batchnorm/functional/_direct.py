@@ -90,21 +90,9 @@ class _Direct(_SingleLevelFunction):
         if torch.is_grad_enabled() or not unseen(dy, x):
             f = ctx.activation
             dx, dweight, dbias, dresidual = _ops.backward(
-                dy,
-                x,
-                moments,
-                ctx.fixed,
-                want_x,
-                kept,
-                weight,
-                bias,
-                residual,
-                mask,
-                ctx.eps,
-                f.code,
-                f.parameter,
-                ctx.backend.name,
-            )
+                dy, x, moments, ctx.fixed, want_x, kept, weight, bias, residual, mask, ctx.eps,
+                f.code, f.parameter, ctx.backend.name,
+            )  # fmt: skip
         else:
             call = Call(x, weight, bias, residual, mask, ctx.eps, ctx.activation)
             dx, dweight, dbias, dresidual = ctx.backend.backward(
@@ -114,12 +102,6 @@ class _Direct(_SingleLevelFunction):
             dresidual = dy if mask is None else torch.where(mask > 0, dy, 0.0)
             dresidual = dresidual.to(ctx.residual_dtype)
         return (
-            dx if want_x else None,
-            dweight if want_weight else None,
-            dbias if want_bias else None,
-            dresidual if want_residual else None,
-            None,
-            None,
-            None,
-            None,
-        )
+            dx if want_x else None, dweight if want_weight else None, dbias if want_bias else None,
+            dresidual if want_residual else None, None, None, None, None,
+        )  # fmt: skip

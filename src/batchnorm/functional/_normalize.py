@@ -39,11 +39,13 @@ class Rare(NamedTuple):
     renorm: tuple[float, float] | None = None
     process_group: Any = None
 
-    def small(self, group: str, training: bool) -> Small | None:
-        """Those for small batches, if there are any."""
+    def small(self, group: str, training: bool, running: Running) -> Small | None:
+        """Those for small batches, checked, if there are any."""
         if self.one_value == "raise" and self.ghost_size is None and self.renorm is None:
             return None
-        return Small(self.one_value, self.ghost_size, self.renorm, group, training)
+        small = Small(self.one_value, self.ghost_size, self.renorm, group, training)
+        check_options(small, running.mean, running.var)
+        return small
 
 
 def normalize(
@@ -88,9 +90,7 @@ def normalize(
             check_invertible(f)
         call = Call(x, weight, bias, residual, mask, eps, f)
         if rare is not None:
-            small = rare.small(group, training)
-            if small is not None:
-                check_options(small, running.mean, running.var)
+            small = rare.small(group, training, running)
     except Exception:
         _sync.refuse(group)
         raise

@@ -197,30 +197,13 @@ class Layer(_NormBase):
             with telling(group):
                 x, added, mask, axis = prepared(self, input, residual, mask, ambient)
         running = Running(
-            running_mean,
-            running_var,
-            num_batches_tracked if moves else None,
-            skipped if moves else None,
-            self.momentum,
-            self.bias_correction,
-            moves,
-            pool,
-        )
+            running_mean, running_var, num_batches_tracked if moves else None,
+            skipped if moves else None, self.momentum, self.bias_correction, moves, pool,
+        )  # fmt: skip
         y: Any = normalize(
-            x,
-            added,
-            mask,
-            axis,
-            weight,
-            bias,
-            running,
-            batch,
-            self.eps,
-            activation,
-            None,
-            rare,
+            x, added, mask, axis, weight, bias, running, batch, self.eps, activation, None, rare,
             inplace,
-        )
+        )  # fmt: skip
         return y if x is input else rewrapped(input, y)
 
     def _state(self) -> tuple[Tensor | None, ...]:
