@@ -16,6 +16,7 @@ from torch.autograd.function import _SingleLevelFunction
 
 from batchnorm.functional import _ops
 from batchnorm.functional._running import Running, before, fixed_moments, update
+from batchnorm.functional._saved import Saved, hooked, restored
 from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._call import Backend, Call
 from batchnorm.kernels._pick import pick
@@ -26,23 +27,26 @@ def batch_norm(call: Call, backend: str, running: Running, training: bool) -> Te
     chosen = pick(call, backend)
     if torch.is_grad_enabled():
         function: Any = _Direct
-        return function.apply(*call[:4], call, chosen, running, training)
-    return _run(call, chosen, running, training)[0]
+        seen: list[Tensor] = []
+        y = function.apply(*call[:4], call, chosen, running, training, seen)
+    else:
+        y, _, *seen = _run(call, chosen, running, training)
+    if running.moves:  # after autograd took what it saves, which it may refuse
+        update(*running.arguments(seen[0]))
+    return y
 
 
-def _run(call: Call, backend: Backend, running: Running, training: bool) -> tuple[Tensor, Tensor]:
-    if not training:
-        if not running.moves:
-            moments = fixed_moments(running.mean, running.var, plain=True)
-        else:
-            seen = backend.statistics(call.x, call.mask)
-            moments = fixed_moments(*before(running, seen), plain=True)
-            update(*running.arguments(seen))
+def _run(call: Call, backend: Backend, running: Running, training: bool) -> tuple[Tensor, ...]:
+    """The output, the moments that normalized it, and those that move the running ones."""
+    if training:
+        y, moments = backend.forward(call)
+        return y, moments, moments
+    if not running.moves:
+        moments = fixed_moments(running.mean, running.var, plain=True)
         return backend.normalize(call, moments), moments
-    y, moments = backend.forward(call)
-    if running.moves:
-        update(*running.arguments(moments))
-    return y, moments
+    seen = backend.statistics(call.x, call.mask)
+    moments = fixed_moments(*before(running, seen), plain=True)
+    return backend.normalize(call, moments), moments, seen
 
 
 @lru_cache
@@ -65,10 +69,13 @@ class _Direct(_SingleLevelFunction):
         backend: Backend,
         running: Running,
         training: bool,
+        seen: list[Tensor],
     ) -> Tensor:
-        y, moments = _run(call, backend, running, training)
+        y, moments, *moving = _run(call, backend, running, training)
+        seen.extend(moving)
         ctx.fixed, ctx.moments = not training, moments  # `observe` reads them
         ctx.backend, ctx.eps, ctx.activation = backend, call.eps, call.activation
+        ctx.hooked = hooked()
         ctx.residual_dtype = None if residual is None else residual.dtype
         ctx.bias = None
         if call.activation.kind == "identity":  # z is not needed again, and they may change
@@ -82,12 +89,15 @@ class _Direct(_SingleLevelFunction):
     def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
         dy = cotangents[0]
         if dy is None:
-            return (None,) * 8
+            return (None,) * 9
         x, weight, bias, residual, mask = ctx.saved_tensors
-        bias, moments = ctx.bias if bias is None else bias, ctx.moments
+        bias = ctx.bias if bias is None else bias
+        saved = Saved(x, ctx.moments, weight, bias, residual, mask)
+        saved = restored(dy, saved, residual_dtype=ctx.residual_dtype)
+        x, moments, weight, bias, residual, mask = saved
         want_x, want_weight, want_bias, want_residual, *_ = ctx.needs_input_grad
         kept = want_residual and residual is not None
-        if torch.is_grad_enabled() or not unseen(dy, x):
+        if torch.is_grad_enabled() or ctx.hooked or not unseen(dy, x):
             f = ctx.activation
             dx, dweight, dbias, dresidual = _ops.backward(
                 dy, x, moments, ctx.fixed, want_x, kept, weight, bias, residual, mask, ctx.eps,
@@ -103,5 +113,5 @@ class _Direct(_SingleLevelFunction):
             dresidual = dresidual.to(ctx.residual_dtype)
         return (
             dx if want_x else None, dweight if want_weight else None, dbias if want_bias else None,
-            dresidual if want_residual else None, None, None, None, None,
+            dresidual if want_residual else None, *(None,) * 5,
         )  # fmt: skip

@@ -17,6 +17,7 @@ from torch.autograd.function import _SingleLevelFunction
 
 from batchnorm.functional import _ops
 from batchnorm.functional._quantities import Quantities
+from batchnorm.functional._saved import Saved, restored
 
 
 def _below_autograd(op: Any, *arguments: Any) -> Any:
@@ -73,7 +74,8 @@ class _Forward(_SingleLevelFunction):
         dy = cotangents[0]
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
-        x, moments, *tensors = ctx.saved_tensors
+        saved = restored(dy, Saved(*ctx.saved_tensors), residual_dtype=ctx.residual_dtype)
+        x, moments, *tensors = saved
         wanted = ctx.needs_input_grad[1:5]
         kept = wanted[3] and tensors[2] is not None
         *gradients, to_residual = _ops.backward(
@@ -113,7 +115,8 @@ class _Backward(_SingleLevelFunction):
         There h = weight invstd Q(a) + b xhat + c + r. The cotangent of dy is f'(z) h, that of z is
         f''(z) dy h; x and weight also move Phi at constant g, x through invstd and both sums of Q.
         """
-        dy, x, moments, *tensors = ctx.saved_tensors
+        dy, *saved = ctx.saved_tensors
+        x, moments, *tensors = restored(dy, Saved(*saved))
         exists = (ctx.wanted[0], tensors[0] is not None, tensors[1] is not None, ctx.wanted[1])
         a, b, c, r = (v if there else None for v, there in zip(cotangents, exists, strict=True))
         n = Quantities(x, moments, ctx.fixed, (*tensors, *ctx.options))

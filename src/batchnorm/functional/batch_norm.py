@@ -78,8 +78,10 @@ def batch_norm(
             can be undone (identity, leaky_relu, elu). Fresh memory is used all the same where
             rounding the output would lose the input's digits (a weight near zero, a large bias
             over weight, a saturated ELU), where autograd holds x for another gradient, and under
-            compilation, transforms and modes, and where statistics are merged over processes; the
-            logger "batchnorm" tells why at level INFO.
+            compilation, transforms and modes, where another argument shares x's memory, and where
+            statistics are merged over processes; the logger "batchnorm" tells why at level INFO. In
+            evaluation with a weight that requires a gradient x is read once more, to judge by its
+            own spread whether that gradient keeps its digits.
         update: whether this call moves the running statistics; None for as `training`. With
             ``training=False`` it normalizes with the running ones as they were, then moves them.
         skipped: an integer tensor that counts the batches which were kept out for being not finite.

@@ -66,7 +66,8 @@ def forward(backend: Backend, call: Call, moments: Tensor | None = None) -> Tens
     Args:
         backend: which one computes.
         call: what; `Backend.backward_from_output` takes it again with the output as x.
-        moments: those to normalize with, packed; None for the batch's own.
+        moments: those to normalize with, packed; None for the batch's own. With a weight that
+            requires a gradient x is read once more, for its own spread.
 
     Returns:
         The moments; or the reason why nothing was written.
@@ -82,9 +83,11 @@ def forward(backend: Backend, call: Call, moments: Tensor | None = None) -> Tens
         if bias is None and activation.kind != "elu":
             return backend.forward(call, out=x)[1]
         moments = backend.statistics(x, None)
-    var = moments[2]
-    spread = float((var / (var + eps)).amax().sqrt()) if x.numel() else math.inf
-    reason = _shifted(weight, bias, spread, x.dtype)
+        var = moments[2]
+        spread = float((var / (var + eps)).amax().sqrt()) if x.numel() else math.inf
+        reason = _shifted(weight, bias, spread, x.dtype)
+    elif weight is not None and weight.requires_grad and x.numel():
+        reason = _far(call, moments, backend.statistics(x, None))
     if reason is None and activation.kind == "elu" and x.numel():
         reason = _saturated(call, moments)
     if reason is not None:
@@ -128,6 +131,28 @@ def _shifted(
         f"in channel {c} a bias of {float(bias[c]):g} is more than {most:.2g} times the weight "
         f"{1.0 if weight is None else float(weight[c]):g}: rounding to {dtype} would lose the "
         f"input's digits"
+    )
+
+
+def _far(call: Call, moments: Tensor, own: Tensor) -> str | None:
+    """Whether z lies so far from zero that what varies in it is hidden, its statistics being fixed.
+
+    Those say nothing of this x. Only the gradient of weight needs x-hat then.
+    """
+    invstd = (moments[2] + call.eps).rsqrt()
+    gamma = torch.ones_like(invstd) if call.weight is None else call.weight.detach().to(invstd)
+    beta = torch.zeros_like(invstd) if call.bias is None else call.bias.detach().to(invstd)
+    centre = ((own[1] - moments[1]) * invstd + beta / gamma).abs()
+    spread = own[2].sqrt() * invstd
+    most = _SHIFTED[call.x.dtype.itemsize] * spread.amax()
+    bad = ~(centre <= most)
+    if not bad.any():
+        return None
+    c = int(bad.to(torch.uint8).argmax())
+    return (
+        f"in channel {c} this input comes out {float(centre[c]):.3g} times the weight from zero, "
+        f"and varies by {float(spread[c]):.2g} times it: rounding to {call.x.dtype} would lose the "
+        f"digits that the weight's gradient needs"
     )
 
 
