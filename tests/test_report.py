@@ -338,6 +338,24 @@ def test_the_page_sums_up_what_became_of_each_claim(folder):
     assert "Contradicted 8 measures: 3 supported, 1 not supported, 2 contradicted, 2" in summed
 
 
+def test_what_several_measures_say_is_told_once_under_them(folder):
+    def alike(verdicts):
+        for i, one in enumerate(v for v in verdicts if v["study"] == "many"):
+            one["note"] = f"Own {i}. Of all, at 1e-05. In points." + " Of two." * (i > 5)
+            one["caution"] = "Mind this." if i < 3 else ""
+            one["interval"] = f"made up: {'usual' if i < 4 else 'another'}"
+
+    change(folder, "verdicts.json", alike)
+    text = page(folder).text
+    assert text.count("Of all, at 10⁻⁵. In points.") == 1
+    told = "Of several measures: Mind this. Of all, at 10⁻⁵. In points. Its interval is made up"
+    assert told in text, "a caution first, and what the same rows say together"
+    assert "Own 0. Note 2 below." in text
+    assert "Own 7. Of two. Notes 2, 3 below." in text, "what two say stays with each"
+    assert text.count("Caution 1 below.") == 3
+    assert text.count("Mind this.") == 2, "under the table, and whole beside the number"
+
+
 def test_why_several_studies_do_not_apply_is_said_once(folder):
     text = page(folder).text
     assert "2 claims do not apply here: made up: no place for batch norm in made_up:net" in text

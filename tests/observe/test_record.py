@@ -428,6 +428,32 @@ def test_functional_transforms_are_left_alone():
     assert np.isfinite(of(seen, "mean")).all()
 
 
+def test_gradients_of_many_losses_at_once_are_left_alone():
+    model, seeds = network(), torch.eye(8).reshape(8, 4, 2)
+    with record(model, every=1) as seen:
+        z = model(batches(1, size=4)[0])
+        torch.autograd.grad(z, list(model.parameters()), seeds, is_grads_batched=True)
+        train(model, batches(1))
+    assert of(seen, "gradient", 0) is None
+    assert np.isfinite(of(seen, "gradient", 1)).all()
+
+
+def test_a_gradient_whose_sign_is_a_flag_of_the_tensor():
+    layer = nn.Linear(3, 2)
+    with record(layer, layers=nn.Linear) as seen:
+        y = layer(torch.randn(4, 3))
+        y.retain_grad()
+        torch.complex(torch.zeros_like(y), y).conj().imag.square().sum().backward()
+    assert of(seen, "gradient", path="") == pytest.approx(y.grad.square().mean(0).sqrt().tolist())
+
+
+def test_the_smallest_gradients_are_told():
+    layer = batchnorm.BatchNorm1d(3)
+    with record(layer) as seen:
+        (layer(torch.randn(8, 3)) * 1e-30).sum().backward()
+    assert of(seen, "gradient", path="") == pytest.approx([1e-30] * 3, rel=1e-6)
+
+
 def test_two_records_at_once():
     model = network()
     with record(model, every=1) as one, record(model, every=2, layers=nn.Linear) as two:

@@ -196,7 +196,7 @@ class Watch:
     def _gradient(
         self, step: int | None, path: str, axis: int, mask: Tensor | None, gradient: Tensor
     ) -> None:
-        if step != self.open:
+        if step != self.open or _batched(gradient):
             return
         part = squares_of(gradient, axis, mask)
         if part is not None:
@@ -222,6 +222,12 @@ def _is_compiled(module: nn.Module) -> bool:
 def _recomputing() -> bool:
     """Whether autograd is going on: activation checkpointing runs a forward again."""
     return torch._C._current_graph_task_id() != -1
+
+
+def _batched(gradient: Tensor) -> bool:
+    """Whether it is of many losses at once (``is_grads_batched``): none of them is training's."""
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return functorch.is_legacy_batchedtensor(gradient)
 
 
 def _mapped() -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from batchnorm.report import _words as words
+from batchnorm.report._notes import told_once
 from batchnorm.report._read import read
 
 PAGE, TEMPLATE = "report.html", "page.html"
@@ -18,6 +19,7 @@ FILTERS: dict[str, Any] = {
     "brief": words.brief,
     "date": words.date,
     "span": words.span,
+    "typeset": words.typeset,
 }
 
 
@@ -61,6 +63,8 @@ def _page(folder: Path) -> str:
     shared = words.shared(studies)
     for study in studies:
         study["told"] = any(study in found for _, found in shared)
+        usual = next(iter(study["intervals"]), "")
+        study["measures"], study["notes"] = told_once(study["verdicts"], usual)
     keys = {key for study in studies for key in study.get("keys", ())}
     return environment.from_string(template).render(
         run=run,

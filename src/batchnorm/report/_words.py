@@ -72,6 +72,22 @@ def _powers(number: float) -> str:
     return f"{digits} × 10{str(int(power)).translate(RAISED)}".replace("-", MINUS)
 
 
+def typeset(text: str) -> str:
+    """Numbers in a sentence as people write them, not as a program does.
+
+    >>> typeset("at -2 points or above 1e-05 σ, 1.65e-5 at 1 points, 1.1 × or below")
+    'at −2 points or above 10⁻⁵ σ, 1.65 × 10⁻⁵ at 1 point, 1.1× or below'
+    """
+    text = re.sub(r"\b(\d(?:\.\d+)?)e([+-]?\d+)\b", _power, text)
+    text = re.sub(r"(?<![\w.)])-(?=\d)", MINUS, text)
+    return re.sub(r"(?<=\d) ×(?! ?\d)", "×", re.sub(r"\b1 points\b", "1 point", text))
+
+
+def _power(number: re.Match[str]) -> str:
+    digits, power = number[1], f"10{str(int(number[2])).translate(RAISED)}"
+    return power if float(digits) == 1 else f"{digits} × {power}"
+
+
 def summary(studies: Sequence[Json]) -> list[tuple[str, list[Json]]]:
     """Studies by the word of their headline, or by why there is none; those words in order."""
     words = [*WORDS[:1], "contradicted", "not supported", "inconclusive", "failed"]
