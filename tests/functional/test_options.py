@@ -46,7 +46,8 @@ OPTIONS = {
     "ghosts and a residual": {"ghost_size": 2, "residual": True, "activation": "silu"},
     "renorm": {"renorm": (1.2, 0.3)},
     "renorm under weights": {"renorm": (1.2, 0.3), "mask": WEIGHTS},
-    "renorm and ghosts": {"renorm": (1.2, 0.3), "ghost_size": 2},
+    # Limits that every ghost is at: between them r and d move, and no gradient follows them.
+    "renorm and ghosts": {"renorm": (1.001, 0.001), "ghost_size": 2},
     "pool": {"pool": True},
     "process group": {"process_group": "world"},
     "a batch kept out": {"poisoned": True},
@@ -141,8 +142,8 @@ def test_what_the_first_refuses_the_next_takes(option, backend, monkeypatch):
     assert_equal(results(option, torch.float32), right, torch.float32)
     refused = REFUSED.get((backend, option))
     assert asked
-    assert any(answer is None for answer in asked) == (refused is None)
-    assert refused is None or refused.split(": ", 1)[1] in asked
+    reasons = {answer for answer in asked if answer is not None}
+    assert reasons == (set() if refused is None else {refused.split(": ", 1)[1]})
 
 
 class Told:

@@ -52,7 +52,8 @@ WAYS = {
 }
 OPTIONS = {
     BatchNormAct1d: {"activation": "silu"},
-    BatchRenorm1d: {"r_max": 1.2, "d_max": 0.3},
+    # Limits that every channel is at: between them r and d move, and no gradient follows them.
+    BatchRenorm1d: {"r_max": 1.001, "d_max": 0.001},
     DomainBatchNorm1d: {"domains": 3},
 }
 

@@ -81,7 +81,7 @@ class _Direct(_SingleLevelFunction):
         if call.activation.kind == "identity":  # z is not needed again, and they may change
             ctx.bias = None if bias is None else _like(bias.dtype, bias.shape[0])
             bias = residual = None
-        ctx.save_for_backward(x, weight, bias, residual, call.mask)
+        ctx.save_for_backward(x, moments, weight, bias, residual, call.mask)
         ctx.set_materialize_grads(False)
         return y
 
@@ -90,9 +90,9 @@ class _Direct(_SingleLevelFunction):
         dy = cotangents[0]
         if dy is None:
             return (None,) * 9
-        x, weight, bias, residual, mask = ctx.saved_tensors
-        bias = ctx.bias if bias is None else bias
-        saved = Saved(x, ctx.moments, weight, bias, residual, mask)
+        saved = Saved(*ctx.saved_tensors)
+        if saved.bias is None:
+            saved = saved._replace(bias=ctx.bias)
         saved = restored(dy, saved, residual_dtype=ctx.residual_dtype)
         x, moments, weight, bias, residual, mask = saved
         want_x, want_weight, want_bias, want_residual, *_ = ctx.needs_input_grad

@@ -97,6 +97,7 @@ class _InPlace(_SingleLevelFunction):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
         (dy,) = cotangents
+        through = (dy, ctx.saved_tensors[0])  # how a gradient depends on all that came in
         with torch.no_grad():
             y, moments, weight, bias, *_ = restored(dy, Saved(*ctx.saved_tensors), ctx.axis)
             backend = ctx.backend
@@ -113,16 +114,16 @@ class _InPlace(_SingleLevelFunction):
             t if want else None
             for t, want in zip((dx, dweight, dbias), ctx.needs_input_grad, strict=False)
         )
-        return (*map(_once, gradients), *(None,) * 5)
+        return (*(_once(one, *through) for one in gradients), *(None,) * 5)
 
 
-def _once(gradient: Tensor | None) -> Tensor | None:
-    """`gradient`, which says so when it is differentiated itself."""
+def _once(gradient: Tensor | None, *through: Tensor) -> Tensor | None:
+    """`gradient`, which says so when it is differentiated itself, by whatever lies behind it."""
     if gradient is None or not torch.is_grad_enabled():
         return gradient
     text = (
         "batch norm with inplace=True has no second derivatives: the input that they need is "
         "overwritten; use inplace=False"
     )
-    delayed: Any = _functions.DelayedError(text, 1)
-    return delayed(gradient.detach().requires_grad_())
+    delayed: Any = _functions.DelayedError(text, 1 + len(through))
+    return delayed(gradient.detach().requires_grad_(), *through)[0]
