@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: study test test-slow check format bench clean
+.PHONY: study test test-slow check format bench claims clean
 
 study: .venv
 	$(BIN)/batchnorm study $(ARGS)
@@ -26,6 +26,10 @@ format: .venv
 
 bench: .venv
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# README's table and docs/claims.md from a run's folder, and one on other seeds: ARGS='runs/full runs/other'.
+claims: .venv
+	$(BIN)/python benchmarks/claims.py $(ARGS)
 
 # TensorFlow and JAX, for those who want them in the benchmark too.
 .venv-peers: benchmarks/requirements.txt

@@ -1,0 +1,172 @@
+"""A study run's folder -> docs/claims.md, the rows behind it, and README's table; nothing is run.
+
+    python benchmarks/claims.py runs/full [runs/other]
+
+The second folder is a run on other seeds, whose verdicts stand beside.
+"""
+
+import json
+import lzma
+import sys
+from collections import Counter
+from pathlib import Path
+
+from batchnorm.report._words import date, interval, span, tally, value, word
+
+ROOT = Path(__file__).parent.parent
+PAGE, KEPT, README = ROOT / "docs/claims.md", ROOT / "docs/claims", ROOT / "README.md"
+BEGIN, END = "<!-- claims -->\n", "<!-- /claims -->\n"
+MOST = 2_000_000  # bytes of rows that are committed
+
+
+def read(folder):
+    """Manifest, whose studies hold their verdicts, and timing."""
+    head, verdicts, timing = (
+        json.loads((folder / f"{name}.json").read_text())
+        for name in ("manifest", "verdicts", "timing")
+    )
+    for study in head["studies"]:
+        study["verdicts"] = [one for one in verdicts if one["study"] == study["name"]]
+    return head, timing
+
+
+def row(*cells):
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def tallied(verdicts):
+    return ", ".join(f"{count} {one}" for one, count in tally(verdicts))
+
+
+def table(head):
+    """One row a claim, by its headline."""
+    lines = [row("", "the claim", "what is judged first", "value", "interval", "verdict", "all measures"),
+             row("---", "---", "---", "---:", "---:", "---", "---")]  # fmt: skip
+    for study in head["studies"]:
+        first = study["verdicts"][0]  # every study of a run that is shown has some
+        cells = study["lecture"], study["title"], first["metric"], value(first), interval(first)
+        lines.append(row(*cells, f"**{word(study)}**", tallied(study["verdicts"])))
+    return "\n".join(lines) + "\n"
+
+
+def section(study, other):
+    """A claim: what was said, and every measure."""
+    lines = [f"## {study['title']} ({study['lecture']}, `{study['name']}`)", "", study["claim"], ""]
+    titles = ["measure", "value", "interval", "verdict"] + (["on other seeds"] if other else [])
+    lines += [row(*titles), row("---", "---:", "---:", "---", *["---"] * bool(other))]
+    for one in study["verdicts"]:
+        cells = [one["metric"], value(one), interval(one), one["verdict"]]
+        if other:
+            again = other.get((one["study"], one["metric"]))
+            cells.append(f"{again['verdict']}, {value(again)}" if again else "not measured")
+        lines.append(row(*cells))
+    cautions = list(dict.fromkeys(one["caution"] for one in study["verdicts"] if one["caution"]))
+    lines += ["", *[f"- {caution}" for caution in cautions], ""] if cautions else [""]
+    lines += [f"*Published.* {study['published']}", "", f"*What it means.* {study['meaning']}", ""]
+    return "\n".join(lines)
+
+
+def agreement(head, other):
+    """How the verdicts of two runs compare, in words and, where opposed, one by one."""
+    pairs = [
+        (one, again)
+        for study in head["studies"]
+        for one in study["verdicts"]
+        if (again := other.get((one["study"], one["metric"])))
+    ]
+    open_ = [p for p in pairs if "inconclusive" in (p[0]["verdict"], p[1]["verdict"])]
+    decided = [p for p in pairs if p not in open_]
+    apart = [p for p in decided if p[0]["verdict"] != p[1]["verdict"]]
+    words = Counter(("both" if a["verdict"] == b["verdict"] else "one") for a, b in open_)
+    told = (
+        f"Of {len(pairs)} measures in both runs {len(decided)} are decided in both, and of these "
+        f"{len(decided) - len(apart)} the same way; {words['both']} are inconclusive in both, "
+        f"{words['one']} in one of them."
+    )
+    lines = [f"- {a['study']}, {a['metric']}: {a['verdict']} ({value(a)}); on other seeds {b['verdict']} ({value(b)})"
+             for a, b in apart]  # fmt: skip
+    return "\n".join([told, *(["", "Decided otherwise:", "", *lines] if lines else [])]) + "\n"
+
+
+def page(head, again):
+    """The whole of docs/claims.md."""
+    seeds = head["seeds"]
+    lines = [
+        "# What was measured of each claim",
+        "",
+        f"From a run of `batchnorm study --scale {head['scale']}` on {date(head['finished'])}: {head['trials']} "
+        f"training runs on seeds {seeds[0]} to {seeds[-1]}; torch {head['torch']}, "
+        f"{head['machine']['cpu']}, {head['machine']['cores']} cores. Data: {head['data']}. "
+        "A number is the median over paired seeds. Thresholds were fixed in code before the run; "
+        "how each is measured stands in the page that a run leaves (`batchnorm report`).",
+        "",
+        table(head),
+    ]
+    other = {}
+    if again:
+        head2, timing2 = again
+        other = {
+            (v["study"], v["metric"]): v for study in head2["studies"] for v in study["verdicts"]
+        }
+        s = head2["seeds"]
+        lines += [
+            "## On other seeds",
+            "",
+            f"A run of `batchnorm study --scale {head2['scale']} --seed {s[0]}`, on seeds {s[0]} to "
+            f"{s[-1]}, took {span(timing2['total_seconds'])} on {date(head2['finished'])}. "
+            + agreement(head, other),
+        ]
+    lines += [section(study, other) for study in head["studies"]]
+    return "\n".join(lines)
+
+
+def keep(folder, place):
+    """What the page is drawn from, without paths of the machine; rows where they are small."""
+    place.mkdir(parents=True, exist_ok=True)
+    head = (folder / "manifest.json").read_text()
+    for path in (str(folder), str(folder.resolve())):
+        head = head.replace(path, f"runs/{place.name}")
+    shown = json.loads(head)
+    shown["trials"] = len({key for study in shown["studies"] for key in study["keys"]})
+    shown["machine"]["system"] = shown["machine"]["system"].split("-")[0]
+    raw = (folder / "trials.jsonl").read_bytes()
+    rows = lzma.compress(raw) if len(raw) < 10 * MOST else b""  # they shrink to about a fifth
+    if 0 < len(rows) < MOST:
+        (place / "trials.jsonl.xz").write_bytes(rows)
+    else:
+        print(f"{folder}: rows are not kept, {len(raw):,} bytes unpacked")
+        for study in shown["studies"]:
+            del study["keys"]
+    for name, what in (
+        ("manifest", shown),
+        ("verdicts", json.loads((folder / "verdicts.json").read_text())),
+        ("timing", json.loads((folder / "timing.json").read_text())),
+    ):
+        (place / f"{name}.json").write_text(json.dumps(what, ensure_ascii=False, indent=1) + "\n")
+
+
+def with_table(text, head):
+    """README with its table drawn anew."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + table(head) + END + rest.split(END)[1]
+
+
+def draw():
+    """The page and README's table, from what is kept."""
+    head, _ = read(KEPT / "full")
+    other = KEPT / "other"
+    again = read(other) if other.is_dir() else None
+    return page(head, again), with_table(README.read_text(), head)
+
+
+def main(folder, other=None):
+    keep(folder, KEPT / "full")
+    if other:
+        keep(other, KEPT / "other")
+    told, readme = draw()
+    PAGE.write_text(told)
+    README.write_text(readme)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
