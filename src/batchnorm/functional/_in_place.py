@@ -97,9 +97,10 @@ class _InPlace(_SingleLevelFunction):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
         (dy,) = cotangents
-        through = (dy, ctx.saved_tensors[0])  # how a gradient depends on all that came in
+        kept = ctx.saved_tensors  # once: a checkpoint gives each but once
+        through = (dy, kept[0])  # how a gradient depends on all that came in
         with torch.no_grad():
-            y, moments, weight, bias, *_ = restored(dy, Saved(*ctx.saved_tensors), ctx.axis)
+            y, moments, weight, bias, *_ = restored(dy, Saved(*kept), ctx.axis)
             backend = ctx.backend
             if ctx.hooked or not unseen(dy, y):  # none of which a kernel can read by address
                 backend, y = plain, torch.where(torch.zeros_like(dy, dtype=torch.bool), dy, y)
