@@ -105,5 +105,6 @@ def lost(rows: list[dict[str, Any]], way: str) -> float | None:
 
 
 def middle(values: list[float | None]) -> float | None:
+    """The median of those that are known; None where none is."""
     known = [value for value in values if value is not None]
     return median(known) if known else None

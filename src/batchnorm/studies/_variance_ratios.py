@@ -15,6 +15,7 @@ AGREES = 0.1  # of the predicted ratio, for the same reason
 
 
 def variances(arms: Arms, network: str) -> list[Verdict]:
+    """Each arm's variance ratio, and that of dropout before batch norm by the predicted one."""
     marks = Marks(none=SHIFTED, claimed=HELD, unit="×")
     out: list[Verdict] = []
     for arm in [*both(arms), (ALONE, 0.0)]:

@@ -202,5 +202,6 @@ def _uncalled(path: str, readings: list[Reading], modules: Modules) -> str:
 
 
 def pinned(path: str, readings: list[Reading]) -> str:
+    """Why the module at `path` must stay at its path; empty where it need not."""
     direct = any(reading.read_directly(path) for reading in readings)
     return "its parameters are used directly, and would get another path" if direct else ""
