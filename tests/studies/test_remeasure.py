@@ -14,8 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # as worker processes find the f
 from fake_studies import Tiny, fake_study, go
 
 from batchnorm.cli import run
-from batchnorm.studies import _remeasure, remeasure
-from batchnorm.studies._trial import Trial
+from batchnorm.studies import _remeasure, bias, remeasure
 
 TRIALS = [Tiny(seed=seed, options={"sizes": [1, 2]}) for seed in range(3)]
 KEPT = ("manifest.json", "timing.json", "trials.jsonl")
@@ -99,7 +98,6 @@ def test_fields_of_another_version_do_no_harm(left):
         line["trial"]["gone"] = line["trial"].pop("width")
     (kept / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert remeasure(kept).failed == {}
-    assert _remeasure._trial({"seed": 3, "gone": 1}) == Trial(seed=3)
 
 
 def test_what_cannot_be_measured_fails_alone_and_is_said(left, capsys):
@@ -124,6 +122,105 @@ def test_what_cannot_be_measured_fails_alone_and_is_said(left, capsys):
     assert found.not_applicable == {"idle": "not deep"}
     assert [verdict.study for verdict in found.verdicts] == ["tiny"]
     assert "1 of its 4 trials are not in the folder" in (kept / "report.html").read_text()
+
+
+def in_vain(rows):
+    return next(row for row in rows if "new" in row)
+
+
+def none_there(rows):
+    return rows[10**6]
+
+
+def at_odds(rows):
+    raise ValueError("there are no rows to draw")
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        (lambda rows: [row["new"] for row in rows], "'new' is looked for in vain in 12 rows; "),
+        (
+            in_vain,
+            f"what test_remeasure.py, line {in_vain.__code__.co_firstlineno + 1} looks for is in "
+            "none of 12 rows; ",
+        ),
+        (
+            none_there,
+            f"what test_remeasure.py, line {none_there.__code__.co_firstlineno + 1} looks for is "
+            "in none of 12 rows; ",
+        ),
+        (at_odds, "12 rows gave ValueError: there are no rows to draw (test_remeasure.py, line "),
+    ],
+)
+def test_rows_that_a_study_of_today_cannot_read_are_said_so(left, capsys, measure, said):
+    whole, kept, now = left
+    manifest = json.loads((kept / "manifest.json").read_text())
+    (entry,) = manifest["studies"]
+    manifest["studies"].append(entry | {"name": "sound"})
+    (kept / "manifest.json").write_text(json.dumps(manifest))
+    now["tiny"], now["sound"] = tiny(measure=measure), fake_study("sound", TRIALS)
+    assert run(["report", "--measure", str(kept)]) == 1
+    found = remeasure(kept)
+    why = found.failed.pop("tiny")
+    assert why.startswith(f"its rows are not those that tiny reads today: {said}")
+    assert why.endswith(f"run it again: batchnorm study tiny --data digits8x8 --out {whole}-tiny")
+    assert "trials that it has today" not in why, "they are all there"
+    assert found.failed == {}
+    assert [verdict.study for verdict in found.verdicts] == ["sound"], "others go on"
+    out = capsys.readouterr().out
+    assert "tiny reads today: " in out, "not a word a line"
+    assert str(whole) in "".join(out.split()), "nor a command cut short"
+    page = " ".join((kept / "report.html").read_text().split())
+    assert "its rows are not those that tiny reads today" in page
+
+
+def test_trials_that_a_study_has_only_since_are_counted(left):
+    _, kept, now = left
+    now["tiny"] = fake_study(
+        "tiny",
+        [*TRIALS, Tiny(learning_rate=0.5, batch_norm=True, seed=1, options={"order": "after"})],
+        measure=lambda rows: {row["arm"]: row for row in rows},
+    )
+    assert (
+        "'arm' is looked for in vain in 12 rows; 1 of the 4 trials that it has today are not in the "
+        "run (the first with batch norm, sgd, learning rate 0.5, seed 1, order after); run it again"
+    ) in remeasure(kept).failed["tiny"]
+
+
+def test_rows_of_quite_another_study_and_another_version(left):
+    _, kept, now = left
+    manifest = json.loads((kept / "manifest.json").read_text())
+    (entry,) = manifest["studies"]
+    manifest |= {"batchnorm": "0.0.9", "studies": [entry, entry | {"name": "bias"}]}
+    (kept / "manifest.json").write_text(json.dumps(manifest))
+    now["bias"] = bias
+    found = remeasure(kept)
+    assert [verdict.study for verdict in found.verdicts] == ["tiny"]
+    why = found.failed["bias"]
+    assert why.startswith("its rows are not those that bias reads today: 'guessing' is looked for")
+    assert "20 of the 20 trials that it has today are not in the run" in why
+    assert "; measure it with batchnorm 0.0.9, which ran it, or run it again: batchnorm" in why
+
+
+def test_manifest_and_timing_of_another_form_cost_no_more_than_their_studies(left):
+    _, kept, now = left
+    now["unknown"] = fake_study("unknown", TRIALS)
+    manifest = json.loads((kept / "manifest.json").read_text())
+    (entry,) = manifest["studies"]
+    without = {name: value for name, value in entry.items() if name != "keys"}
+    manifest["studies"] = [without | {"name": "unknown"}, entry]
+    (kept / "manifest.json").write_text(json.dumps(manifest))
+    (kept / "timing.json").write_text(json.dumps({"total_seconds": 1.0}))
+    whole = (kept / "trials.jsonl").read_text().splitlines()
+    kept.joinpath("trials.jsonl").write_text("\n".join([*whole, '{"key": "no trial"}', "[]"]))
+    found = remeasure(kept)
+    assert [verdict.study for verdict in found.verdicts] == ["tiny"]
+    first, second = json.loads((kept / "manifest.json").read_text())["studies"]
+    assert (
+        first["reason"] == "its manifest has no 'keys' of trials: copy manifest.json from the run"
+    )
+    assert second["status"] == "done"
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,15 @@ def _detailed(run: Run, width: int) -> RenderableType:
         table.add_column(width=None if stacked or not measures else measures)
         table.add_column()
         notes = _add(table, [v for v in run.verdicts if v.study == name], stacked)
+        # Sentences, with commands to copy: not in a column as wide as names of measures.
+        why = Table.grid(padding=(0, 2, 0, 0), expand=False)
+        why.add_column(width=words)
+        why.add_column(overflow="fold")
         if name in run.failed:
-            table.add_row(Text("failed", "bold red"), Text(run.failed[name]))
+            why.add_row(Text("failed", "bold red"), Text(run.failed[name]))
         if name in run.not_applicable:
-            table.add_row(Text("does not apply", "dim"), Text(run.not_applicable[name]))
-        lines += [Padding(part, (0, 0, 0, 2)) for part in (table, notes)]
+            why.add_row(Text("does not apply", "dim"), Text(run.not_applicable[name]))
+        lines += [Padding(part, (0, 0, 0, 2)) for part in (table, why, notes)]
     held = "; or ".join(dict.fromkeys(v.interval for v in run.verdicts if v.interval))
     lines += [Text(f"\nIn brackets: {held}.", "dim")] if held else []
     return Group(*lines)

@@ -74,10 +74,16 @@ def carry_out(
     )
 
 
-def judge(part: Part, finished: dict[str, list[Row]], seconds: list[dict[str, Any]]) -> None:
-    """Verdicts and charts from the rows; what goes wrong there costs this study only."""
+def judge(
+    part: Part, finished: dict[str, list[Row]], seconds: list[dict[str, Any]]
+) -> Exception | None:
+    """Verdicts and charts from the rows; what goes wrong there costs this study only.
+
+    Returns:
+        What went wrong.
+    """
     if part.failed or part.not_applicable:
-        return
+        return None
     rows = [*rows_of(part, finished), *seconds]
     try:
         part.verdicts = part.study.measure(rows)
@@ -89,3 +95,5 @@ def judge(part: Part, finished: dict[str, list[Row]], seconds: list[dict[str, An
     except Exception as error:
         part.verdicts, part.charts = [], {}
         part.failed = f"{reason(error)}, in measuring {len(rows)} rows"
+        return error
+    return None

@@ -104,7 +104,7 @@ def _part(study: Study, setup: Setup, context: Context) -> Part:
         if isinstance(trials, str):
             return Part(study, not_applicable=trials)
         timings = study.timings(setup) if hasattr(study, "timings") else []
-        trials, timings = _from(setup.seed, trials), _from(setup.seed, timings)
+        trials, timings = from_seed(setup.seed, trials), from_seed(setup.seed, timings)
         stamps = {trial: context.of(trial) for trial in [*trials, *timings]}
     except Exception as error:
         return Part(study, failed=str(error) if isinstance(error, ValueError) else reason(error))
@@ -115,7 +115,7 @@ def _part(study: Study, setup: Setup, context: Context) -> Part:
     return part
 
 
-def _from(first: int, trials: Iterable[Trial]) -> list[Trial]:
+def from_seed(first: int, trials: Iterable[Trial]) -> list[Trial]:
     """The trials with other seeds: as many, one after another, from the first."""
     return [replace(trial, seed=first + trial.seed) for trial in trials]
 

@@ -3,7 +3,7 @@
 import gzip
 import json
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from batchnorm.studies._folder import MANIFEST, TIMING, TRIALS, opened
 from batchnorm.studies._manifest import found, now, words
 from batchnorm.studies._plan import Part, chosen
 from batchnorm.studies._run import Run
-from batchnorm.studies._trial import Trial
+from batchnorm.studies._strange import strange
+from batchnorm.studies._trial import restored
 
 PACKED = TRIALS + ".gz"
 
@@ -34,7 +35,7 @@ def remeasure(path: Path) -> Run:
         if not timing:
             raise ValueError(f"{path / TIMING} is missing or is not whole: copy it from the run")
         parts = {
-            entry["name"]: _part(entry, records, timing)
+            entry["name"]: _part(entry, records, timing, head)
             for entry in head["studies"]
             if entry["name"] in STUDIES
         }
@@ -76,37 +77,42 @@ def _records(path: Path) -> dict[str, Json]:
     for line in lines:
         with suppress(ValueError, KeyError, TypeError):  # a spoiled line is a trial that is missing
             record = json.loads(line)
-            records[record["key"]] = record
+            if isinstance(record["trial"], dict) and isinstance(record["rows"], list):
+                records[record["key"]] = record
     return records
 
 
-def _part(entry: Json, records: dict[str, Json], timing: Json) -> Part:
+def _part(entry: Json, records: dict[str, Json], timing: Json, head: Json) -> Part:
     """One study, judged from its rows."""
     part = Part(chosen(entry["name"])[0])
-    keys: list[str] = entry["keys"]
+    keys: list[str] = entry.get("keys", [])
     missing = sum(key not in records for key in keys)
     if entry["status"] == "not applicable":
         part.not_applicable = entry["reason"]
     elif missing or not keys:
         lost = f"{missing} of its {len(keys)} trials are not in the folder"
-        part.failed = entry["reason"] or lost
+        unknown = "its manifest has no 'keys' of trials: copy manifest.json from the run"
+        part.failed = entry["reason"] or (lost if keys else unknown)
     else:
-        part.trials = {key: _trial(records[key]["trial"]) for key in keys}
-        mine = entry.get("timings", ())
-        seconds = [
-            {**asdict(_trial(took["trial"])), "key": took["key"], "seconds": took["seconds"]}
-            | {"turns": took["each"]}
-            for took in timing["trials"]
-            if took["key"] in mine
-        ]
-        judge(part, {key: records[key]["rows"] for key in keys}, seconds)
+        rows = {key: records[key]["rows"] for key in keys}
+        try:
+            part.trials = {key: restored(records[key]["trial"]) for key in keys}
+            error = judge(part, rows, _seconds(entry, timing))
+        except Exception as strange_fields:
+            error = strange_fields
+        if error is not None:
+            part.failed = strange(error, part, sum(map(len, rows.values())), entry, head)
     return part
 
 
-def _trial(values: Json) -> Trial:
-    """The trial; a field that has come since has its default, one that has gone is dropped."""
-    names = {field.name for field in fields(Trial)}
-    return Trial(**{name: value for name, value in values.items() if name in names})
+def _seconds(entry: Json, timing: Json) -> list[Json]:
+    """The timed trials of a study, as :meth:`Sitting.seconds` gives them."""
+    return [
+        {**asdict(restored(took["trial"])), "key": took["key"], "seconds": took["seconds"]}
+        | {"turns": took.get("each", [])}
+        for took in timing.get("trials", [])
+        if took["key"] in entry.get("timings", ())
+    ]
 
 
 def _entry(entry: Json, part: Part | None, model: str | None) -> Json:

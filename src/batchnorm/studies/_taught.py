@@ -28,7 +28,9 @@ def weakened(rows: Sequence[Row], accuracies: Sequence[float | None], mark: floa
         accuracies: before the loss, one a seed.
         mark: the points that count.
     """
-    about = next(row for row in rows if "guessing" in row)
+    about = next((row for row in rows if "guessing" in row), None)
+    if about is None:
+        raise KeyError("guessing")
     untaught = sum(not taught(about, one) for one in accuracies if one is not None)
     words: list[str] = []
     if untaught:

@@ -124,6 +124,16 @@ class Trial:
         return hashlib.sha256(f"{canonical(asdict(self))}\n{context}".encode()).hexdigest()
 
 
+def restored(values: Mapping[str, Any]) -> Trial:
+    """A trial as rows keep it: a field that has come since has its default, one gone is dropped.
+
+    >>> restored({"seed": 3, "gone": 1}) == Trial(seed=3)
+    True
+    """
+    names = {field.name for field in fields(Trial)}
+    return Trial(**{name: value for name, value in values.items() if name in names})
+
+
 def trained(trial: Trial, data: Data) -> list[Row]:
     """The trial's network, built from its seed and trained."""
     return descended(trial, build(trial, data), data)
