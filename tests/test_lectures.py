@@ -1,6 +1,7 @@
 """The notebook of the four lectures runs as a reader would run it, and says what it shows."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,18 @@ def test_it_is_four_lectures_in_their_order():
     text = "".join("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown")
     places = [text.index(f"## {number}. ") for number in (1, 2, 3, 4)]
     assert places == sorted(places)
+
+
+def test_batch_norm_trains_what_is_too_deep_without_it(run):
+    for cell in next((a, b) for a, b in run if "def deep" in "".join(a["source"])):
+        without, normed = (
+            float(line.split()[-1].rstrip("%")) for line in printed(cell).splitlines()
+        )
+        assert without < 20 < 70 < normed
+
+
+def test_it_is_installed_as_the_readme_says():
+    words = "pip install '.[study]'"
+    assert words in (NOTEBOOK.parent.parent / "README.md").read_text()
+    text = "".join("".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"])
+    assert re.findall(r"pip install \S+", text) == [words]
