@@ -14,6 +14,7 @@ from batchnorm.functional._check_kinds import (
     check_tensors,
     no_tensor,
 )
+from batchnorm.functional._quantities import mapped_levels
 from batchnorm.functional._running import Running
 from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._activation import Activation
@@ -150,7 +151,15 @@ def _wrong_shape(name: str, value: Tensor, x: Tensor, axis: int) -> ValueError:
         f"{channels} channels of x with shape {_shown(x, axis)}"
         + (f" (channels on axis {axis})" if axis != 1 else "")
         + "; if the channels of x are on another axis, say which with axis="
+        + _vmap_hint(x)
     )
+
+
+def _vmap_hint(x: Tensor) -> str:
+    """What an example is under `torch.vmap`, which hides the axis of examples."""
+    if not mapped_levels(x):
+        return ""
+    return "; under torch.vmap x has no axis of examples unless it is given one: x.unsqueeze(0)"
 
 
 def _wrong_kind(name: str, value: Tensor, x: Tensor) -> ValueError:

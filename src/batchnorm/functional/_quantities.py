@@ -107,7 +107,7 @@ class Quantities:
 
 def _refuse_pooled(x: Tensor, moments: Tensor) -> None:
     """Sums over one example are no statistics of those that `torch.vmap` pooled."""
-    if _mapped_levels(x) - _mapped_levels(moments):
+    if mapped_levels(x) - mapped_levels(moments):
         raise NotImplementedError(
             "batch norm in training under vmap around forward-mode or second derivatives "
             "(vmap(jvp), vmap(hessian)) is not supported where the mapped examples share their "
@@ -115,7 +115,8 @@ def _refuse_pooled(x: Tensor, moments: Tensor) -> None:
         )
 
 
-def _mapped_levels(x: Tensor) -> set[int]:
+def mapped_levels(x: Tensor) -> set[int]:
+    """The levels of `torch.vmap` that have hidden an axis of `x`."""
     levels: set[int] = set()
     while is_functorch_wrapped_tensor(x):
         if is_batchedtensor(x):

@@ -1,4 +1,4 @@
-"""Inputs that are not as a layer's formula has them: packed sequences, and other ranks."""
+"""Inputs that are not as a layer's formula has them: packed, without a batch axis, wrong."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.functional import _group, _sync
 from batchnorm.functional._check_kinds import check_input
+from batchnorm.functional._quantities import mapped_levels
 
 if TYPE_CHECKING:
     from batchnorm.layers._masked import Ambient
@@ -37,10 +38,20 @@ def prepared(
             layer, input, residual, ambient.mask if mask is None and ambient else mask
         )
         return x, residual, None, 1
-    check_rank(input, layer.ranks)
+    x = with_batch_axis(input, layer.ranks)
+    check_rank(x, layer.ranks)
+    if x is not input:
+        residual, mask = (t.unsqueeze(0) if isinstance(t, Tensor) else t for t in (residual, mask))
     if mask is None and ambient is not None:
-        mask = ambient.fitted(input, layer.axis)
-    return input, residual, mask, layer.axis
+        mask = ambient.fitted(x, layer.axis)
+    return x, residual, mask, layer.axis
+
+
+def with_batch_axis(x: Any, ranks: tuple[int, ...]) -> Any:
+    """`x`, where `torch.vmap` has hidden the only axis of examples with one in its place."""
+    if isinstance(x, Tensor) and x.dim() not in ranks and x.dim() + 1 in ranks and mapped_levels(x):
+        return x.unsqueeze(0)
+    return x
 
 
 @contextmanager
@@ -80,8 +91,8 @@ def _rows(
 
 
 def rewrapped(input: Any, y: Tensor) -> Any:
-    """`y`, the values that came of those of `input`, as a packed sequence again."""
-    return input._replace(data=y)
+    """`y`, which came of what `prepared` made of `input`, as a packed sequence or example again."""
+    return input._replace(data=y) if isinstance(input, PackedSequence) else y.squeeze(0)
 
 
 def check_rank(x: Any, ranks: tuple[int, ...]) -> None:
@@ -89,7 +100,9 @@ def check_rank(x: Any, ranks: tuple[int, ...]) -> None:
     check_input("input", x)
     if x.dim() not in ranks:
         wanted = " or ".join(f"{rank}D" for rank in ranks)
+        fewer = min(ranks) - 1
+        example = f"under torch.vmap also {fewer}D, one example; " if mapped_levels(x) else ""
         raise ValueError(
-            f"expected {wanted} input (got {x.dim()}D input of shape {tuple(x.shape)}); "
+            f"expected {wanted} input (got {x.dim()}D input of shape {tuple(x.shape)}); {example}"
             f"BatchNorm1d takes 2D or 3D, BatchNorm2d 4D and BatchNorm3d 5D input"
         )

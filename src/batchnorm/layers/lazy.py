@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.functional._check_kinds import check_axis
-from batchnorm.layers._rows import check_rank, telling
+from batchnorm.layers._rows import check_rank, telling, with_batch_axis
 from batchnorm.layers._state import Layer
 from batchnorm.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
@@ -71,6 +71,7 @@ class _Lazy(LazyModuleMixin, Layer):
         if isinstance(input, PackedSequence):
             channels = input.data.shape[1]
         else:
+            input = with_batch_axis(input, self.ranks)
             with telling(self.process_group if self.training else None):
                 check_rank(input, self.ranks)
                 check_axis(self.axis, input.dim(), f"input of {input.dim()} dimensions")
