@@ -265,15 +265,15 @@ def test_no_kernel_writes_outside_its_tensors(monkeypatch):
 @pytest.mark.parametrize("shape", [(3, 4, 5, 5), (2, 3, 37, 41), (1, 2, 300, 301)])
 def test_outputs_written_past_the_caches(dtype, shape, monkeypatch):
     monkeypatch.setattr(_memory, "_LARGE", 0)
-    assert _memory.streams(torch.zeros(4096))
+    assert _memory.prepare(torch.zeros(4096))
     call, dy = problem(shape, dtype)
     compare(call, dy)
     compare(call._replace(residual=None), dy)
 
 
 def test_fresh_memory_is_not_written_past_the_caches():
-    assert not _memory.streams(torch.Tensor(2**24))  # not by torch.empty, which the tests fill
-    assert _memory.streams(torch.zeros(2**24).add_(1))
+    assert not _memory.prepare(torch.Tensor(2**24))  # not by torch.empty, which the tests fill
+    assert _memory.prepare(torch.zeros(2**24).add_(1))
 
 
 def test_halves_round_to_nearest_even_and_keep_nan():

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from batchnorm.kernels._numba_machine import call_int, take
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import WIDE, constant_size, load, put
 from batchnorm.kernels._numba_scalar import fit
@@ -27,35 +26,16 @@ CONSTANT = (
     *("outer", "channels", "inner"),
     *("parts", "span", "columns", "joined"),  # how sums are divided: by shape alone
     *("weight_type", "weight_step", "bias_type", "bias_step"),
-    *("measure", "fixed", "activation", "relu", "recover"),
-    *("threads", "thread_number", "cursors", "phase", "phase_end"),
+    *("measure", "fixed", "activation", "recover"),
+    *("threads", "thread_number", "cursors", "rest", "phase", "phase_end"),
 )
 _INTEGERS = VARYING + CONSTANT
 FIELDS = np.dtype([(n, np.int64) for n in _INTEGERS] + [(n, np.float64) for n in ("slope", "eps")])
 PACK_VARYING = struct.Struct(f"{len(VARYING)}q")
 PACK_CONSTANT = struct.Struct(f"{len(CONSTANT)}q2d")
-PHASE_OFFSET = 8 * _INTEGERS.index("phase")
 PARAMETER_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
-WRITING = 3  # the phase
-CURSOR = 64  # bytes: a cache line to each thread's counter
-
-
-@mapping
-def claim(p: Any, phase: Any, tasks: Any) -> Any:
-    """The next task of this phase for this thread, or -1.
-
-    A thread starts with its own share, the same in every phase so that it finds in its cache what
-    it left there, and then helps the others. The phase that writes begins with what was read last.
-    """
-    me = call_int(p.thread_number) if p.thread_number else 0
-    for turn in range(p.threads):
-        owner = (me + turn) % p.threads
-        low, high = tasks * owner // p.threads, tasks * (owner + 1) // p.threads
-        taken = take(p.cursors + CURSOR * (phase * p.threads + owner))
-        if taken < high - low:
-            return high - 1 - taken if phase == WRITING else low + taken
-    return -1
+CURSOR = 64  # bytes: a cache line to each counter
 
 
 @mapping
@@ -88,19 +68,18 @@ def put_parameter(address: Any, kind: Any, index: Any, value: Any) -> None:
 
 
 @mapping
+def bends(p: Any, tag: Any) -> Any:
+    """What `bend` takes."""
+    return fit(0.0, tag), fit(p.slope, tag)
+
+
+@mapping
 def constants(p: Any, c: Any) -> Any:
     """mean, 1 / sqrt(var + eps), weight and bias of channel c."""
     mean = load(p.moments, p.channels + c, WIDE)
     invstd = 1 / np.sqrt(load(p.moments, 2 * p.channels + c, WIDE) + p.eps)
     weight = parameter(p.weight, p.weight_type, c * p.weight_step, 1.0)
     return mean, invstd, weight, parameter(p.bias, p.bias_type, c * p.bias_step, 0.0)
-
-
-@mapping
-def anchors(p: Any, c: Any) -> Any:
-    """The m and u of ``xhat = (v - m) u``, where v is x, or z if the output is all that is left."""
-    mean, invstd, weight, bias = constants(p, c)
-    return (bias, 1 / weight) if p.recover else (mean, invstd)
 
 
 @mapping

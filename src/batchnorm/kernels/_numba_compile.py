@@ -19,10 +19,13 @@ from batchnorm.kernels import _numba_planar as planar
 from batchnorm.kernels import _numba_recover as recover
 from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_rows as rows
-from batchnorm.kernels._numba_call import CURSOR, FIELDS, claim
-from batchnorm.kernels._numba_machine import room
+from batchnorm.kernels._numba_call import FIELDS
+from batchnorm.kernels._numba_machine import count_up, room
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import TAGS, TILE, TILES, WIDE, put
+from batchnorm.kernels._numba_memory import TAGS, TILE, TILES
+from batchnorm.kernels._numba_share import counter, meet, number, share
+
+WRITING = 3  # the phase
 
 
 class Kernel(NamedTuple):
@@ -43,16 +46,25 @@ class Kernel(NamedTuple):
 def _drive(
     pointer: Any, tag: Any, real: Any, tasks: Any, run: Any, sum_up: Any, write: Any
 ) -> None:
-    """Run the tasks of the phases that the record names, among as many threads as come."""
+    """Run the tasks of the phases that the record names, among as many threads as come.
+
+    The phase that writes begins with what was read last.
+    """
     p = carray(pointer, 1, FIELDS)[0]
     work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
+    me = number(p)
     for phase in range(p.phase, p.phase_end):
-        if p.threads == 1:  # nobody else counts here, and the record may have been used before
-            put(p.cursors + CURSOR * phase, 0, 0.0, WIDE)
-        task = claim(p, phase, tasks(p, phase))
-        while task >= 0:
-            run(p, phase, task, work, tag, sum_up, write)
-            task = claim(p, phase, tasks(p, phase))
+        count, done = tasks(p, phase), 0
+        for turn in range(p.threads):
+            owner, low, most = share(p, me, turn, count)
+            taken = count_up(counter(p, phase, owner), 1)
+            while taken < most:
+                task = low + (most - 1 - taken if phase == WRITING else taken)
+                run(p, phase, task, work, tag, sum_up, write)
+                done += 1
+                taken = count_up(counter(p, phase, owner), 1)
+        if p.threads > 1 and phase + 1 < p.phase_end:
+            meet(p, phase, done, count)
 
 
 # What these close over is part of the key in Numba's cache: the element type, the type in which

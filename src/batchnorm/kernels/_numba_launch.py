@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import struct
-
 import torch
 from torch import Tensor
 
 from batchnorm.kernels import _memory, _team
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._layout import Ints, Plan
-from batchnorm.kernels._numba_call import PACK_VARYING, PHASE_OFFSET
-from batchnorm.kernels._numba_prepare import Prepared, Room, prepare
+from batchnorm.kernels._numba_call import PACK_VARYING
+from batchnorm.kernels._numba_prepare import prepare
 from batchnorm.moments import mask_weight
 
 _GRAIN = 32768  # elements that a thread should have for waking it to pay
-_PHASES = struct.Struct("2q")
 
 
 def launch(
@@ -105,12 +102,14 @@ def launch(
         0 if dweight is None else dweight.data_ptr(),
         0 if dbias is None else dbias.data_ptr(),
         first,
-        out is not None and out is not x and out is not dy and _memory.streams(out),
+        out is not None and out is not x and out is not dy and _memory.prepare(out),
     )
     if prepared.count == 1:
         prepared.kernel.function(room.record)
     else:
-        _together(prepared, room)
+        room.clear()
+        kernel = prepared.kernel
+        _team.run(kernel.function, kernel.address, room.record, prepared.count)
     prepared.free.append(room)
 
 
@@ -135,14 +134,6 @@ def _laid_out(
         copy(residual) if of_residual and residual is not None else residual,
         copy(dy) if of_dy and dy is not None else dy,
     )
-
-
-def _together(prepared: Prepared, room: Room) -> None:
-    room.clear()
-    kernel = prepared.kernel
-    for phase in range(*prepared.phases):
-        _PHASES.pack_into(room.record, PHASE_OFFSET, phase, phase + 1)
-        _team.run(kernel.function, kernel.address, room.record, prepared.count)
 
 
 def _weights(mask: Tensor, shape: torch.Size, plan: Plan) -> tuple[Tensor, int]:

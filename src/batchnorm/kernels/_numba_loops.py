@@ -49,67 +49,63 @@ def normalize(
 ) -> None:
     """``y = f((x - mean) scale + bias)`` in `count` segments, `xs` and `ys` elements apart.
 
-    Here ``line = (mean, scale, bias)`` and ``bent = (relu, slope)``.
+    Here ``line = (mean, scale, bias)``, and `bent` is what `bend` takes.
     """
     mean, low, scale, bias = in_words(line, tag)
-    zero, relu, slope = fit(0.0, tag), bent[0], fit(bent[1], tag)
     for k in range(count - 1, -1, -1):
         here, there = at(x, k * xs, tag), at(y, k * ys, tag)
         for j in range(n):
             z = centre(read(here, j, tag), mean, low, tag) * scale + bias
-            store(there, j, bend(z, zero, relu, slope), tag)
+            store(there, j, bend(z, bent), tag)
 
 
 @mapping
-def normalize_add(
-    x: Any, r: Any, y: Any, n: Any, line: Any, relu: Any, slope: Any, tag: Any
-) -> None:
+def normalize_add(x: Any, r: Any, y: Any, n: Any, line: Any, bent: Any, tag: Any) -> None:
     """``y = f((x - mean) scale + bias + r)``."""
     mean, low, scale, bias = in_words(line, tag)
-    zero, slope = fit(0.0, tag), fit(slope, tag)
     for j in range(n):
         z = centre(read(x, j, tag), mean, low, tag) * scale + bias + read(r, j, tag)
-        store(y, j, bend(z, zero, relu, slope), tag)
+        store(y, j, bend(z, bent), tag)
 
 
 @summing
-def _reduce(x: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any) -> Any:
+def _reduce(x: Any, dy: Any, n: Any, line: Any, bent: Any, tag: Any) -> Any:
     mean, low, scale, bias = line
-    s = q = zero = fit(0.0, tag)
+    s = q = fit(0.0, tag)
     for j in range(n):
         d = centre(read(x, j, tag), mean, low, tag)
         g = read(dy, j, tag)
-        g = bend_back(g, d * scale + bias > zero, zero, slope)
+        g = bend_back(g, d * scale + bias, bent)
         s += g
         q += g * d
     return s, q
 
 
 @summing
-def _reduce_add(x: Any, r: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any) -> Any:
+def _reduce_add(x: Any, r: Any, dy: Any, n: Any, line: Any, bent: Any, tag: Any) -> Any:
     mean, low, scale, bias = line
-    s = q = zero = fit(0.0, tag)
+    s = q = fit(0.0, tag)
     for j in range(n):
         d = centre(read(x, j, tag), mean, low, tag)
         g = read(dy, j, tag)
-        g = bend_back(g, d * scale + bias + read(r, j, tag) > zero, zero, slope)
+        g = bend_back(g, d * scale + bias + read(r, j, tag), bent)
         s += g
         q += g * d
     return s, q
 
 
 @summing
-def reduce(x: Any, r: Any, dy: Any, n: Any, line: Any, slope: Any, tag: Any) -> Any:
+def reduce(x: Any, r: Any, dy: Any, n: Any, line: Any, bent: Any, tag: Any) -> Any:
     """Sums of g and of ``g (x - mean)``; r is 0 if no residual was added."""
-    words, slope = in_words(line, tag), fit(slope, tag)
+    words = in_words(line, tag)
     s = q = 0.0
     for start in range(0, n, run_length(tag)):
         m = min(run_length(tag), n - start)
         here, there = at(x, start, tag), at(dy, start, tag)
         if r:
-            ds, dq = _reduce_add(here, at(r, start, tag), there, m, words, slope, tag)
+            ds, dq = _reduce_add(here, at(r, start, tag), there, m, words, bent, tag)
         else:
-            ds, dq = _reduce(here, there, m, words, slope, tag)
+            ds, dq = _reduce(here, there, m, words, bent, tag)
         s += ds
         q += dq
     return s, q
@@ -127,33 +123,31 @@ def spread(
     n: Any,
     line: Any,
     pull: Any,
-    slope: Any,
+    bent: Any,
     tag: Any,
 ) -> None:
     """``dx = scale g - (a + b xhat)`` with ``pull = (a, b, invstd)``, in segments."""
     mean, low, scale, bias = in_words(line, tag)
-    zero, slope = fit(0.0, tag), fit(slope, tag)
     a, b, invstd = fit(pull[0], tag), fit(pull[1], tag), fit(pull[2], tag)
     for k in range(count - 1, -1, -1):
         here, there, out = at(x, k * xs, tag), at(dy, k * dys, tag), at(dx, k * dxs, tag)
         for j in range(n):
             d = centre(read(here, j, tag), mean, low, tag)
-            g = bend_back(read(there, j, tag), d * scale + bias > zero, zero, slope)
+            g = bend_back(read(there, j, tag), d * scale + bias, bent)
             store(out, j, scale * g - (a + b * (invstd * d)), tag)
 
 
 @mapping
 def spread_add(
-    x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, line: Any, pull: Any, slope: Any, tag: Any
+    x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, line: Any, pull: Any, bent: Any, tag: Any
 ) -> None:
     """As `spread`, with ``dr = g`` for the residual."""
     mean, low, scale, bias = in_words(line, tag)
-    zero, slope = fit(0.0, tag), fit(slope, tag)
     a, b, invstd = fit(pull[0], tag), fit(pull[1], tag), fit(pull[2], tag)
     for j in range(n):
         d = centre(read(x, j, tag), mean, low, tag)
         g = read(dy, j, tag)
-        g = bend_back(g, d * scale + bias + read(r, j, tag) > zero, zero, slope)
+        g = bend_back(g, d * scale + bias + read(r, j, tag), bent)
         store(dx, j, scale * g - (a + b * (invstd * d)), tag)
         store(dr, j, g, tag)
 

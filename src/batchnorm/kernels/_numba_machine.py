@@ -59,12 +59,26 @@ def fence(typing: Any) -> Any:
 
 
 @intrinsic
-def take(typing: Any, address: Any) -> Any:
-    """Read the counter at `address` and add one to it, as one step among threads."""
+def count_up(typing: Any, address: Any, more: Any) -> Any:
+    """Read the counter at `address` and add to it, as one step among threads.
+
+    Who sees the new count also sees what was written before.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = builder.inttoptr(arguments[0], _I64.as_pointer())
-        return builder.atomic_rmw("add", pointer, ir.Constant(_I64, 1), "monotonic")
+        return builder.atomic_rmw("add", pointer, arguments[1], "acq_rel")
+
+    return types.intp(types.intp, types.intp), generate
+
+
+@intrinsic
+def counted(typing: Any, address: Any) -> Any:
+    """The counter at `address`, to which other threads may add."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], _I64.as_pointer())
+        return builder.load_atomic(pointer, "acquire", 8, typ=_I64)
 
     return types.intp(types.intp), generate
 
@@ -87,6 +101,7 @@ def room(typing: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         space = cgutils.alloca_once(builder, _DOUBLE, size=TILES * TILE)
+        space.align = 64  # a vector across two cache lines costs two accesses
         return builder.bitcast(space, ir.IntType(8).as_pointer())
 
     return types.voidptr(), generate

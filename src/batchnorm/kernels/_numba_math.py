@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from batchnorm.kernels._activation import KINDS
-from batchnorm.kernels._numba_scalar import either, like, polynomial, power_of_two
+from batchnorm.kernels._numba_scalar import choose, either, like, polynomial, power_of_two
 
 # Sums may be reordered, and nothing else; NaN, infinities and signed zeros keep their meaning.
 summing: Any = numba.njit(fastmath={"reassoc", "contract"}, error_model="numpy", nogil=True)
@@ -135,17 +135,19 @@ def tanh_of_cubic(z: Any) -> Any:
 
 
 @mapping
-def bend(z: Any, zero: Any, relu: Any, slope: Any) -> Any:
-    """ReLU, or leaky ReLU with `slope`, which for a slope of 1 is the identity."""
-    if relu:
+def bend(z: Any, bent: Any) -> Any:
+    """ReLU, or leaky ReLU with ``bent = (0, slope)``, which for a slope of 1 is the identity."""
+    zero, slope = bent
+    if slope == zero:
         return zero if z < zero else z
     return z if z > zero else slope * z
 
 
 @mapping
-def bend_back(g: Any, positive: Any, zero: Any, slope: Any) -> Any:
+def bend_back(g: Any, z: Any, bent: Any) -> Any:
     """The gradient of `bend`; where that is flat it is zero, whatever comes in."""
-    return g if positive else (zero if slope == zero else slope * g)
+    zero, slope = bent
+    return choose(z > zero, g, choose(slope == zero, zero, slope * g))
 
 
 @mapping

@@ -14,6 +14,7 @@ from batchnorm.kernels import _numba_general as general
 from batchnorm.kernels import _numba_loops as loops
 from batchnorm.kernels import _numba_segments as segments
 from batchnorm.kernels._numba_call import (
+    bends,
     constants,
     pulls,
     put_moments,
@@ -32,7 +33,7 @@ def measure(p: Any, c: Any, part: Any, shift: Any, work: Any, tag: Any) -> Any:
     x, step = segments.offsets(p, o, c, i, tag)[0], p.x_outer
     s = q = 0.0
     if n <= segments.SHORT:
-        s, q = segments.measure(x, step, count, n, shift, work[1][1], work[1][2], tag)
+        s, q = segments.measure(x, step, count, n, shift, work, tag)
     else:
         for k in range(count):
             segments.ahead(x, k, step, count, n, tag)
@@ -59,7 +60,7 @@ def measure_weighted(p: Any, c: Any, part: Any, shift: Any, work: Any, tag: Any)
 def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a part, with an activation that is a bend."""
     mean, invstd, weight, bias = constants(p, c)
-    line, bent = (mean, invstd * weight, bias), (p.relu, p.slope)
+    line, bent = (mean, invstd * weight, bias), bends(p, tag)
     o, i, count, n = segments.bounds(p, part)
     if p.streams == 0 and p.residual == 0:
         x, _, _, y, _, _ = segments.offsets(p, o, c, i, tag)
@@ -73,7 +74,7 @@ def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
             x, r, _, y, _, _ = segments.offsets(p, o + k, c, i + start, tag)
             target = tile if p.streams else y
             if r:
-                loops.normalize_add(x, r, target, m, line, p.relu, p.slope, tag)
+                loops.normalize_add(x, r, target, m, line, bent, tag)
             else:
                 loops.normalize(x, 0, target, 0, 1, m, line, bent, tag)
             if p.streams:
@@ -135,13 +136,13 @@ def reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     xs, rs, dys = p.x_outer, p.residual_outer, p.dy_outer
     s = q = 0.0
     if n <= segments.SHORT and r == 0:
-        s, q = segments.reduce(x, xs, dy, dys, count, n, line, p.slope, work[1][1], work[1][2], tag)
+        s, q = segments.reduce(x, xs, dy, dys, count, n, line, bends(p, tag), work, tag)
     else:
         for k in range(count):
             segments.ahead(x, k, xs, count, n, tag)
             segments.ahead(dy, k, dys, count, n, tag)
             here, there = at(x, k * xs, tag), at(dy, k * dys, tag)
-            ds, dq = loops.reduce(here, at(r, k * rs, tag), there, n, line, p.slope, tag)
+            ds, dq = loops.reduce(here, at(r, k * rs, tag), there, n, line, bends(p, tag), tag)
             s, q = s + ds, q + dq
     return s, q * invstd
 
@@ -169,11 +170,12 @@ def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """A part's gradient of x, and of the residual if there is one."""
     mean, invstd, weight, bias = constants(p, c)
     line, pull = (mean, invstd * weight, bias), pulls(p, c, invstd, weight)
+    bent = bends(p, tag)
     o, i, count, n = segments.bounds(p, part)
     if p.streams == 0 and p.residual == 0:
         x, _, dy, dx, _, _ = segments.offsets(p, o, c, i, tag)
         steps = p.channels * p.inner
-        loops.spread(x, p.x_outer, dy, p.dy_outer, dx, steps, count, n, line, pull, p.slope, tag)
+        loops.spread(x, p.x_outer, dy, p.dy_outer, dx, steps, count, n, line, pull, bent, tag)
         return
     tile = work[0].ctypes.data
     most = TILE if p.streams else max(n, 1)
@@ -183,9 +185,9 @@ def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
             x, r, dy, dx, dr, _ = segments.offsets(p, o + k, c, i + start, tag)
             target = tile if p.streams else dx
             if r:
-                loops.spread_add(x, r, dy, target, dr, m, line, pull, p.slope, tag)
+                loops.spread_add(x, r, dy, target, dr, m, line, pull, bent, tag)
             else:
-                loops.spread(x, 0, dy, 0, target, 0, 1, m, line, pull, p.slope, tag)
+                loops.spread(x, 0, dy, 0, target, 0, 1, m, line, pull, bent, tag)
             if p.streams:
                 loops.stream(tile, dx, m, tag)
     if p.streams:

@@ -34,16 +34,16 @@ class Room:
     __slots__ = ("_cursors", "_length", "record", "scratch", "sums")
 
     def __init__(self, prepared: Prepared) -> None:
-        self._length = CURSOR * 4 * prepared.count
+        self._length = CURSOR * 4 * (prepared.count + 1)
         at = _CURSORS_AT + self._length
         sums = 2 * prepared.plan.layout.channels
         inside = prepared.size <= _SMALL
-        size = at + 8 * (sums + (prepared.size if inside else 0))
+        size = at + 8 * (sums + (prepared.size if inside else 0)) + CURSOR
         self.record = (ctypes.c_char * size)()
         here = ctypes.addressof(self.record)
         self._cursors = here + _CURSORS_AT
         self.sums = here + at
-        self.scratch = self.sums + 8 * sums if inside else 0
+        self.scratch = -(-(self.sums + 8 * sums) // CURSOR) * CURSOR if inside else 0
         *integers, slope, eps = prepared.constants
         thread_number = _team.thread_number() if prepared.count > 1 else 0
         PACK_CONSTANT.pack_into(
@@ -53,6 +53,7 @@ class Room:
             prepared.count,
             thread_number,
             self._cursors,
+            _team.rest(),
             *prepared.phases,
             slope,
             eps,
@@ -151,7 +152,7 @@ def prepare(
         *(planned.parts, planned.span, planned.columns, planned.joined),
         *_described(weight),
         *_described(bias),
-        *(measure, fixed, Activation(kind).code, kind == "relu", direction == "recover"),
+        *(measure, fixed, Activation(kind).code, direction == "recover"),
         _SLOPES.get(kind, parameter),
         eps,
     )

@@ -94,8 +94,9 @@ def _sum_row(
     for j in range(n):
         z, slope = inverse(read(y, j, tag), slopes[0], slopes[1], zero, one)
         g = slope * read(dy, j, tag)
+        d = centre(z, constant(v, j, tag), constant(v, j + rows.LOW * f, tag), tag)
         s[j] += g
-        q[j] += g * centre(z, constant(v, j, tag), constant(v, j + rows.LOW * f, tag), tag)
+        q[j] += g * d
 
 
 @mapping
@@ -128,8 +129,8 @@ def rows_reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
                 _sum_row(y, dy, n, v, p.columns, slopes, s, q, undo.elu, tag)
             else:
                 _sum_row(y, dy, n, v, p.columns, slopes, s, q, undo.bend, tag)
-        blocks.add_up(p, part, 1, start, s)
-        blocks.add_up(p, part, 2, start, q)
+        blocks.add_up(p, part, 1, start, work[1][1])
+        blocks.add_up(p, part, 2, start, work[1][2])
 
 
 @mapping

@@ -11,14 +11,26 @@ from batchnorm.kernels._numba_memory import (
     WIDE,
     at,
     constant,
-    constant_size,
     load,
     put,
     put_constant,
 )
-from batchnorm.kernels._numba_scalar import fit
 
 SOME = 64  # channels in a task of phases 0 and 2
+
+
+@mapping
+def tasks(p: Any, phase: Any) -> Any:
+    """How many tasks a phase has."""
+    if phase == 0 or phase == 2:
+        return (p.channels + SOME - 1) // SOME
+    return p.parts
+
+
+@mapping
+def some(p: Any, task: Any) -> Any:
+    """The first channel of a task of phases 0 and 2, and the one after its last."""
+    return task * SOME, min((task + 1) * SOME, p.channels)
 
 
 @mapping
@@ -28,29 +40,14 @@ def partial(p: Any, part: Any, kind: Any, c: Any) -> Any:
 
 
 @mapping
-def fill(p: Any, c: Any, vector: Any, value: Any, tag: Any) -> None:
-    """Set `vector` at channel c of a row's first position; `repeat` does the others."""
-    for j in range(c * p.inner, (c + 1) * p.inner):
-        put_constant(p.scratch, vector * p.columns + j, value, tag)
-
-
-@mapping
 def repeat(p: Any, first: Any, stop: Any, vector: Any, end: Any, tag: Any) -> None:
     """Copy vectors up to `end`, at channels up to `stop`, to all positions of a row."""
-    width = p.channels * p.inner
-    for here in range(vector * p.columns, end * p.columns, p.columns):
-        for there in range(here + width, here + p.columns, width):
-            for j in range(first * p.inner, stop * p.inner):
-                value = float(constant(p.scratch, here + j, tag))
-                put_constant(p.scratch, there + j, value, tag)
-
-
-@mapping
-def fill_mean(p: Any, c: Any, mean: Any, tag: Any) -> None:
-    """Set the mean, in two words where one is not enough."""
-    fill(p, c, rows.MEAN, mean, tag)
-    if constant_size(tag) == 4:
-        fill(p, c, rows.LOW, mean - fit(mean, tag), tag)
+    width, v = p.channels * p.inner, p.scratch
+    start, n = first * p.inner, (stop - first) * p.inner
+    for here in range(vector * p.columns + start, end * p.columns + start, p.columns):
+        for there in range(here + width, here + p.columns - start, width):
+            for j in range(n):
+                put_constant(v, there + j, float(constant(v, here + j, tag)), tag)
 
 
 @mapping
@@ -92,7 +89,7 @@ def weights(p: Any, row: Any, start: Any, n: Any, w: Any) -> None:
 
 @mapping
 def add_up(p: Any, part: Any, kind: Any, start: Any, sums: Any) -> None:
-    """Add columns' sums to the block's sums for their channels."""
+    """Add columns' sums, a buffer, to the block's sums for their channels."""
     n = min(TILE, p.columns - start)
     width = p.channels * p.inner
     for first in range(width, n, width):  # several positions in a row, which is one tile then
@@ -100,8 +97,9 @@ def add_up(p: Any, part: Any, kind: Any, start: Any, sums: Any) -> None:
             sums[j] += sums[first + j]
     n = min(n, width)
     if p.inner == 1:  # one column is one channel, and none has been here before
+        there = p.scratch + 8 * partial(p, part, kind, start)
         for j in range(n):
-            put(p.scratch, partial(p, part, kind, start) + j, sums[j], WIDE)
+            put(there, j, sums[j], WIDE)
         return
     c, i = start // p.inner % p.channels, start % p.inner
     for j in range(n):
@@ -124,24 +122,6 @@ def clear(p: Any, part: Any) -> None:
 
 
 @mapping
-def before(p: Any, row: Any, first: Any, start: Any) -> Any:
-    """The row before this one to go with it, or this one alone."""
-    fits = row > first and length(p, row, start) == length(p, row - 1, start)
-    return row - 1 if fits else row
-
-
-@mapping
-def total(p: Any, kind: Any, c: Any) -> Any:
-    """A channel's sum over all blocks."""
-    total = 0.0
-    for part in range(p.parts):
-        total += load(p.scratch, partial(p, part, kind, c), WIDE)
-    return total
-
-
-@mapping
-def tasks(p: Any, phase: Any) -> Any:
-    """How many tasks a phase has."""
-    if phase == 0 or phase == 2:
-        return (p.channels + SOME - 1) // SOME
-    return p.parts
+def four(p: Any, first: Any, stop: Any, start: Any) -> Any:
+    """Whether the four rows from `first` on go together."""
+    return first + 4 <= stop and length(p, first, start) == length(p, first + 3, start)

@@ -1,7 +1,10 @@
 """The inner loops over rows, along which the channel changes from element to element.
 
 v is the address of the columns' constants, vectors of `f` values each in the order below, from the
-first column's mean on. s, q and t are accumulators in float64, one for each column.
+first column's mean on. s and q are the addresses of a sum for each column, of the type in which
+elements are computed; `flush` adds them to others in float64 before they lose digits. Where `rows`
+is given, as many rows are done at once as that tuple has members, `xs`, `dys` and so on elements
+apart: what the columns have in common is then touched once for all.
 """
 
 from __future__ import annotations
@@ -9,11 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels._numba_math import bend, bend_back, mapping, summing
-from batchnorm.kernels._numba_memory import constant, load, read, store
+from batchnorm.kernels._numba_memory import add_to, constant, load, read, store, take_back
 from batchnorm.kernels._numba_scalar import centre, fit
 
 MEAN, LOW, SCALE, BIAS, A, B, INVSTD = range(7)
 VECTORS = 7
+ONE, FOUR = (0,), (0, 0, 0, 0)
 
 
 @mapping
@@ -28,31 +32,29 @@ def lined_up(d: Any, j: Any, v: Any, f: Any, tag: Any) -> Any:
     return d * constant(v, j + SCALE * f, tag) + constant(v, j + BIAS * f, tag)
 
 
-@summing
-def measure(x: Any, n: Any, v: Any, s: Any, q: Any, tag: Any) -> None:
-    """Add one row's ``x - shift`` and its square; the shift stands where the mean does."""
+@mapping
+def flush(s: Any, n: Any, sums: Any, tag: Any) -> None:
+    """Add n sums to those in float64, and begin them anew."""
     for j in range(n):
-        d = read(x, j, tag) - constant(v, j, tag)
-        s[j] += d
-        q[j] += d * d
+        sums[j] += take_back(s, j, tag)
 
 
 @summing
-def measure_four(x: Any, step: Any, n: Any, v: Any, s: Any, q: Any, tag: Any) -> None:
-    """Four rows, `step` elements apart, so that the accumulators are touched once for all."""
+def measure(x: Any, xs: Any, n: Any, v: Any, s: Any, q: Any, rows: Any, tag: Any) -> None:
+    """Add ``x - shift`` and its square; the shift stands where the mean does."""
     for j in range(n):
         shift = constant(v, j, tag)
-        d0 = read(x, j, tag) - shift
-        d1 = read(x, j + step, tag) - shift
-        d2 = read(x, j + 2 * step, tag) - shift
-        d3 = read(x, j + 3 * step, tag) - shift
-        s[j] += (d0 + d1) + (d2 + d3)
-        q[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+        a = b = fit(0.0, tag)
+        for k in range(len(rows)):
+            d = read(x, j + k * xs, tag) - shift
+            a += d
+            b += d * d
+        add_to(s, q, j, a, b)
 
 
 @summing
 def measure_weighted(x: Any, w: Any, n: Any, v: Any, t: Any, s: Any, q: Any, tag: Any) -> None:
-    """One row with the weights w of its elements; t adds the weights up."""
+    """One row with the weights w of its elements; t, s and q are buffers, t of the weights."""
     for j in range(n):
         weight = w[j]
         d = load(x, j, tag) - constant(v, j, tag) if weight > 0 else 0.0
@@ -62,80 +64,54 @@ def measure_weighted(x: Any, w: Any, n: Any, v: Any, t: Any, s: Any, q: Any, tag
 
 
 @mapping
-def normalize(x: Any, y: Any, n: Any, v: Any, f: Any, relu: Any, slope: Any, tag: Any) -> None:
-    """``y = f((x - mean) scale + bias)``."""
-    zero, slope = fit(0.0, tag), fit(slope, tag)
-    for j in range(n):
-        z = lined_up(centred(x, j, v, f, tag), j, v, f, tag)
-        store(y, j, bend(z, zero, relu, slope), tag)
-
-
-@mapping
-def normalize_two(
-    x: Any, xs: Any, y: Any, ys: Any, n: Any, v: Any, f: Any, relu: Any, slope: Any, tag: Any
+def normalize(
+    x: Any, xs: Any, y: Any, ys: Any, n: Any, v: Any, f: Any, bent: Any, rows: Any, tag: Any
 ) -> None:
-    """Two rows, `xs` and `ys` elements apart, so that all vectors are read once for both."""
-    zero, slope = fit(0.0, tag), fit(slope, tag)
+    """``y = f((x - mean) scale + bias)``."""
     for j in range(n):
         mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
         scale, bias = constant(v, j + SCALE * f, tag), constant(v, j + BIAS * f, tag)
-        z0 = centre(read(x, j, tag), mean, low, tag) * scale + bias
-        z1 = centre(read(x, j + xs, tag), mean, low, tag) * scale + bias
-        store(y, j, bend(z0, zero, relu, slope), tag)
-        store(y, j + ys, bend(z1, zero, relu, slope), tag)
+        for k in range(len(rows)):
+            z = centre(read(x, j + k * xs, tag), mean, low, tag) * scale + bias
+            store(y, j + k * ys, bend(z, bent), tag)
 
 
 @mapping
-def normalize_add(
-    x: Any, r: Any, y: Any, n: Any, v: Any, f: Any, relu: Any, slope: Any, tag: Any
-) -> None:
+def normalize_add(x: Any, r: Any, y: Any, n: Any, v: Any, f: Any, bent: Any, tag: Any) -> None:
     """``y = f((x - mean) scale + bias + r)``."""
-    zero, slope = fit(0.0, tag), fit(slope, tag)
     for j in range(n):
         z = lined_up(centred(x, j, v, f, tag), j, v, f, tag) + read(r, j, tag)
-        store(y, j, bend(z, zero, relu, slope), tag)
+        store(y, j, bend(z, bent), tag)
 
 
 @summing
-def reduce(x: Any, dy: Any, n: Any, v: Any, f: Any, slope: Any, s: Any, q: Any, tag: Any) -> None:
-    """Add one row's g and ``g (x - mean)``."""
-    zero, slope = fit(0.0, tag), fit(slope, tag)
+def reduce(
+    x: Any, xs: Any, dy: Any, dys: Any, n: Any, v: Any, f: Any, bent: Any, s: Any, q: Any,
+    rows: Any, tag: Any,
+) -> None:  # fmt: skip
+    """Add g and ``g (x - mean)``."""
     for j in range(n):
-        d = centred(x, j, v, f, tag)
-        g = read(dy, j, tag)
-        g = bend_back(g, lined_up(d, j, v, f, tag) > zero, zero, slope)
-        s[j] += g
-        q[j] += g * d
-
-
-@summing
-def reduce_two(
-    x: Any, xs: Any, dy: Any, dys: Any, n: Any, v: Any, f: Any, slope: Any, s: Any, q: Any, tag: Any
-) -> None:
-    """Two rows, `xs` and `dys` elements apart, so that all vectors are touched once for both."""
-    zero, slope = fit(0.0, tag), fit(slope, tag)
-    for j in range(n):
-        d0 = centred(x, j, v, f, tag)
-        d1 = centre(read(x, j + xs, tag), constant(v, j, tag), constant(v, j + LOW * f, tag), tag)
-        g0, g1 = read(dy, j, tag), read(dy, j + dys, tag)
-        g0 = bend_back(g0, lined_up(d0, j, v, f, tag) > zero, zero, slope)
-        g1 = bend_back(g1, lined_up(d1, j, v, f, tag) > zero, zero, slope)
-        s[j] += g0 + g1
-        q[j] += g0 * d0 + g1 * d1
+        mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
+        scale, bias = constant(v, j + SCALE * f, tag), constant(v, j + BIAS * f, tag)
+        a = b = fit(0.0, tag)
+        for k in range(len(rows)):
+            d = centre(read(x, j + k * xs, tag), mean, low, tag)
+            g = bend_back(read(dy, j + k * dys, tag), d * scale + bias, bent)
+            a += g
+            b += g * d
+        add_to(s, q, j, a, b)
 
 
 @summing
 def reduce_add(
-    x: Any, r: Any, dy: Any, n: Any, v: Any, f: Any, slope: Any, s: Any, q: Any, tag: Any
+    x: Any, r: Any, dy: Any, n: Any, v: Any, f: Any, bent: Any, s: Any, q: Any, tag: Any
 ) -> None:
-    """As `reduce`, where a residual was added before the activation."""
-    zero, slope = fit(0.0, tag), fit(slope, tag)
+    """As `reduce`, one row to which a residual was added before the activation."""
     for j in range(n):
         d = centred(x, j, v, f, tag)
         g = read(dy, j, tag)
-        g = bend_back(g, lined_up(d, j, v, f, tag) + read(r, j, tag) > zero, zero, slope)
-        s[j] += g
-        q[j] += g * d
+        g = bend_back(g, lined_up(d, j, v, f, tag) + read(r, j, tag), bent)
+        add_to(s, q, j, g, g * d)
 
 
 @mapping
@@ -146,56 +122,31 @@ def pulled(d: Any, j: Any, v: Any, f: Any, tag: Any) -> Any:
 
 
 @mapping
-def spread(x: Any, dy: Any, dx: Any, n: Any, v: Any, f: Any, slope: Any, tag: Any) -> None:
+def spread(
+    x: Any, xs: Any, dy: Any, dys: Any, dx: Any, dxs: Any, n: Any, v: Any, f: Any, bent: Any,
+    rows: Any, tag: Any,
+) -> None:  # fmt: skip
     """``dx = scale g - (a + b xhat)``."""
-    zero, slope = fit(0.0, tag), fit(slope, tag)
-    for j in range(n):
-        d = centred(x, j, v, f, tag)
-        g = read(dy, j, tag)
-        g = bend_back(g, lined_up(d, j, v, f, tag) > zero, zero, slope)
-        store(dx, j, constant(v, j + SCALE * f, tag) * g - pulled(d, j, v, f, tag), tag)
-
-
-@mapping
-def spread_two(
-    x: Any,
-    xs: Any,
-    dy: Any,
-    dys: Any,
-    dx: Any,
-    dxs: Any,
-    n: Any,
-    v: Any,
-    f: Any,
-    slope: Any,
-    tag: Any,
-) -> None:
-    """As `normalize_two`."""
-    zero, slope = fit(0.0, tag), fit(slope, tag)
     for j in range(n):
         mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
         scale, bias = constant(v, j + SCALE * f, tag), constant(v, j + BIAS * f, tag)
         a, b = constant(v, j + A * f, tag), constant(v, j + B * f, tag)
         invstd = constant(v, j + INVSTD * f, tag)
-        d0 = centre(read(x, j, tag), mean, low, tag)
-        d1 = centre(read(x, j + xs, tag), mean, low, tag)
-        g0, g1 = read(dy, j, tag), read(dy, j + dys, tag)
-        g0 = bend_back(g0, d0 * scale + bias > zero, zero, slope)
-        g1 = bend_back(g1, d1 * scale + bias > zero, zero, slope)
-        store(dx, j, scale * g0 - (a + b * (invstd * d0)), tag)
-        store(dx, j + dxs, scale * g1 - (a + b * (invstd * d1)), tag)
+        for k in range(len(rows)):
+            d = centre(read(x, j + k * xs, tag), mean, low, tag)
+            g = bend_back(read(dy, j + k * dys, tag), d * scale + bias, bent)
+            store(dx, j + k * dxs, scale * g - (a + b * (invstd * d)), tag)
 
 
 @mapping
 def spread_add(
-    x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, slope: Any, tag: Any
+    x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, bent: Any, tag: Any
 ) -> None:
     """As `spread`, with ``dr = g`` for the residual."""
-    zero, slope = fit(0.0, tag), fit(slope, tag)
     for j in range(n):
         d = centred(x, j, v, f, tag)
         g = read(dy, j, tag)
-        g = bend_back(g, lined_up(d, j, v, f, tag) + read(r, j, tag) > zero, zero, slope)
+        g = bend_back(g, lined_up(d, j, v, f, tag) + read(r, j, tag), bent)
         store(dx, j, constant(v, j + SCALE * f, tag) * g - pulled(d, j, v, f, tag), tag)
         store(dr, j, g, tag)
 

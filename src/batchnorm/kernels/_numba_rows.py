@@ -12,34 +12,62 @@ from typing import Any
 
 from batchnorm.kernels import _numba_general as general
 from batchnorm.kernels import _numba_row_blocks as blocks
+from batchnorm.kernels import _numba_row_constants as columns
 from batchnorm.kernels import _numba_row_loops as rows
-from batchnorm.kernels._numba_call import anchors, constants, pulls, put_moments, put_sums, shift_of
+from batchnorm.kernels._numba_call import bends
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import TILE, constant_size
+
+FEW = 32  # rows summed in the type in which elements are computed
+
+
+@mapping
+def begin(p: Any, part: Any, work: Any) -> Any:
+    """Begin a block's sums; the addresses of those that loops add to."""
+    blocks.clear(p, part)
+    work[1][1:3] = 0.0
+    work[1][4:6] = 0.0
+    return work[1][4].ctypes.data, work[1][5].ctypes.data
+
+
+@mapping
+def flush(p: Any, start: Any, work: Any, tag: Any) -> None:
+    """Take over what loops summed."""
+    n = min(TILE, p.columns - start)
+    rows.flush(work[1][4].ctypes.data, n, work[1][1], tag)
+    rows.flush(work[1][5].ctypes.data, n, work[1][2], tag)
+
+
+@mapping
+def finish(p: Any, part: Any, start: Any, work: Any, tag: Any) -> None:
+    """Add a tile's sums to the block's."""
+    flush(p, start, work, tag)
+    blocks.add_up(p, part, 1, start, work[1][1])
+    blocks.add_up(p, part, 2, start, work[1][2])
+    work[1][1:3] = 0.0
 
 
 @mapping
 def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Sum a block."""
     first, stop = blocks.block(p, part)
-    s, q = work[1][1], work[1][2]
-    step = p.joined * p.x_outer
-    blocks.clear(p, part)
+    xs = p.joined * p.x_outer
+    s, q = begin(p, part, work)
     for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
-        work[1][1:3] = 0.0
         row = first
         while row < stop:
             x = blocks.addresses(p, row, start, tag)[0]
             n = blocks.length(p, row, start)
-            if row + 4 <= stop and blocks.length(p, row + 3, start) == n:
-                rows.measure_four(x, step, n, v, s, q, tag)
+            if blocks.four(p, row, stop, start):
+                rows.measure(x, xs, n, v, s, q, rows.FOUR, tag)
                 row += 4
             else:
-                rows.measure(x, n, v, s, q, tag)
+                rows.measure(x, xs, n, v, s, q, rows.ONE, tag)
                 row += 1
-        blocks.add_up(p, part, 1, start, s)
-        blocks.add_up(p, part, 2, start, q)
+            if (row - first) % FEW < 4:
+                flush(p, start, work, tag)
+        finish(p, part, start, work, tag)
 
 
 @mapping
@@ -57,32 +85,32 @@ def measure_weighted(p: Any, part: Any, work: Any, tag: Any) -> None:
             n = blocks.length(p, row, start)
             blocks.weights(p, row, start, n, w)
             x = blocks.addresses(p, row, start, tag)[0]
-            rows.measure_weighted(x, w, n, p.scratch + constant_size(tag) * start, t, s, q, tag)
-        blocks.add_up(p, part, 0, start, t)
-        blocks.add_up(p, part, 1, start, s)
-        blocks.add_up(p, part, 2, start, q)
+            v = p.scratch + constant_size(tag) * start
+            rows.measure_weighted(x, w, n, v, t, s, q, tag)
+        for kind in range(3):
+            blocks.add_up(p, part, kind, start, work[1][kind])
 
 
 @mapping
 def write(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a block, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
-    f = p.columns
+    f, bent = p.columns, bends(p, tag)
     xs, ys = p.joined * p.x_outer, p.columns
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
-        row = stop - 1
-        while row >= first:
-            other = row if p.residual else blocks.before(p, row, first, start)
-            x, r, _, y, _ = blocks.addresses(p, other, start, tag)
+        row = stop
+        while row > first:
+            together = p.residual == 0 and blocks.four(p, row - 4, row, start) and row - 4 >= first
+            row -= 4 if together else 1
+            x, r, _, y, _ = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
             if r:
-                rows.normalize_add(x, r, y, n, v, f, p.relu, p.slope, tag)
-            elif other == row:
-                rows.normalize(x, y, n, v, f, p.relu, p.slope, tag)
+                rows.normalize_add(x, r, y, n, v, f, bent, tag)
+            elif together:
+                rows.normalize(x, xs, y, ys, n, v, f, bent, rows.FOUR, tag)
             else:
-                rows.normalize_two(x, xs, y, ys, n, v, f, p.relu, p.slope, tag)
-            row = other - 1
+                rows.normalize(x, xs, y, ys, n, v, f, bent, rows.ONE, tag)
 
 
 @mapping
@@ -109,47 +137,44 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
     elif phase == 3 and p.out:
         write(p, task, work, tag)
     elif phase == 0 or (phase == 2 and p.measure):
-        start, stop = task * blocks.SOME, min((task + 1) * blocks.SOME, p.channels)
-        for c in range(start, stop):
-            if phase == 0 and p.measure:
-                blocks.fill(p, c, rows.MEAN, shift_of(p, c, tag), tag)
-                continue
-            if phase == 2:
-                n = blocks.total(p, 0, c) if p.weights else float(p.outer * p.inner)
-                put_moments(
-                    p, c, shift_of(p, c, tag), n, blocks.total(p, 1, c), blocks.total(p, 2, c)
-                )
-            mean, invstd, weight, bias = constants(p, c)
-            blocks.fill_mean(p, c, mean, tag)
-            blocks.fill(p, c, rows.SCALE, invstd * weight, tag)
-            blocks.fill(p, c, rows.BIAS, bias, tag)
-        blocks.repeat(p, start, stop, rows.MEAN, rows.A, tag)
+        first, stop = blocks.some(p, task)
+        n, w = stop - first, work[1].ctypes.data
+        end = rows.A
+        if p.measure:
+            columns.shifts(p, first, n, w, tag)
+        if phase == 0 and p.measure:
+            end = rows.LOW
+        else:
+            if p.measure:
+                columns.moments(p, first, n, w)
+            columns.line(p, first, n, w)
+        columns.lay_out(p, first, n, rows.MEAN, end, w, tag)
 
 
 @mapping
 def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's sums of g and ``g (x - mean)``, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
-    s, q = work[1][1], work[1][2]
-    f, xs, dys = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer
-    blocks.clear(p, part)
+    f, xs, dys, bent = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer, bends(p, tag)
+    s, q = begin(p, part, work)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
-        work[1][1:3] = 0.0
         row = first
         while row < stop:
             x, r, dy, _, _ = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
             if r:
-                rows.reduce_add(x, r, dy, n, v, f, p.slope, s, q, tag)
-            elif row + 2 <= stop and blocks.length(p, row + 1, start) == n:
-                rows.reduce_two(x, xs, dy, dys, n, v, f, p.slope, s, q, tag)
+                rows.reduce_add(x, r, dy, n, v, f, bent, s, q, tag)
                 row += 1
+            elif blocks.four(p, row, stop, start):
+                rows.reduce(x, xs, dy, dys, n, v, f, bent, s, q, rows.FOUR, tag)
+                row += 4
             else:
-                rows.reduce(x, dy, n, v, f, p.slope, s, q, tag)
-            row += 1
-        blocks.add_up(p, part, 1, start, s)
-        blocks.add_up(p, part, 2, start, q)
+                rows.reduce(x, xs, dy, dys, n, v, f, bent, s, q, rows.ONE, tag)
+                row += 1
+            if (row - first) % FEW < 4:
+                flush(p, start, work, tag)
+        finish(p, part, start, work, tag)
 
 
 @mapping
@@ -170,30 +195,29 @@ def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
             rows.line_up(x, n, v, p.columns, z, tag)
             general.to_gradient(z, n, r, dy, w, p.activation, p.slope, tag)
             rows.reduce_gradient(x, z, n, v, p.columns, weights, p.weights != 0, s, q, tag)
-        blocks.add_up(p, part, 1, start, s)
-        blocks.add_up(p, part, 2, start, q)
+        blocks.add_up(p, part, 1, start, work[1][1])
+        blocks.add_up(p, part, 2, start, work[1][2])
 
 
 @mapping
 def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's gradient of x, and of the residual if there is one."""
     first, stop = blocks.block(p, part)
-    f = p.columns
-    xs, dys, dxs = p.joined * p.x_outer, p.joined * p.dy_outer, p.columns
+    f, xs, dys, bent = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer, bends(p, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
-        row = stop - 1
-        while row >= first:
-            other = row if p.residual else blocks.before(p, row, first, start)
-            x, r, dy, dx, dr = blocks.addresses(p, other, start, tag)
+        row = stop
+        while row > first:
+            together = p.residual == 0 and blocks.four(p, row - 4, row, start) and row - 4 >= first
+            row -= 4 if together else 1
+            x, r, dy, dx, dr = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
             if r:
-                rows.spread_add(x, r, dy, dx, dr, n, v, f, p.slope, tag)
-            elif other == row:
-                rows.spread(x, dy, dx, n, v, f, p.slope, tag)
+                rows.spread_add(x, r, dy, dx, dr, n, v, f, bent, tag)
+            elif together:
+                rows.spread(x, xs, dy, dys, dx, f, n, v, f, bent, rows.FOUR, tag)
             else:
-                rows.spread_two(x, xs, dy, dys, dx, dxs, n, v, f, p.slope, tag)
-            row = other - 1
+                rows.spread(x, xs, dy, dys, dx, f, n, v, f, bent, rows.ONE, tag)
 
 
 @mapping
@@ -225,20 +249,13 @@ def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, sp
     elif phase == 3 and (p.out or p.out_residual):
         spread(p, task, work, tag)
     elif phase == 0 or phase == 2:
-        start, stop = task * blocks.SOME, min((task + 1) * blocks.SOME, p.channels)
-        for c in range(start, stop):
-            _, invstd, weight, bias = constants(p, c)
-            middle, unit = anchors(p, c)
-            if phase == 0:
-                blocks.fill_mean(p, c, middle, tag)
-                blocks.fill(p, c, rows.SCALE, invstd * weight, tag)
-                blocks.fill(p, c, rows.BIAS, bias, tag)
-                continue
+        first, stop = blocks.some(p, task)
+        n, w = stop - first, work[1].ctypes.data
+        vector, end = rows.MEAN, rows.A
+        columns.line(p, first, n, w)
+        if phase == 2:
+            vector, end = rows.A, rows.VECTORS
             if p.measure:
-                put_sums(p, c, blocks.total(p, 1, c), blocks.total(p, 2, c) * unit)
-            a, b, _ = pulls(p, c, invstd, weight)
-            blocks.fill(p, c, rows.INVSTD, unit, tag)
-            blocks.fill(p, c, rows.A, a, tag)
-            blocks.fill(p, c, rows.B, b, tag)
-        vector, end = (rows.MEAN, rows.A) if phase == 0 else (rows.A, rows.VECTORS)
-        blocks.repeat(p, start, stop, vector, end, tag)
+                columns.sums(p, first, n, w)
+            columns.pulls(p, first, n, w)
+        columns.lay_out(p, first, n, vector, end, w, tag)

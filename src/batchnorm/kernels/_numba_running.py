@@ -16,7 +16,7 @@ from torch import Tensor
 
 from batchnorm.kernels._numba_call import PARAMETER_TYPES, parameter, put_parameter
 from batchnorm.kernels._numba_compile import Kernel, c_function, stamp
-from batchnorm.kernels._numba_machine import take
+from batchnorm.kernels._numba_machine import count_up
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import WIDE, load
 
@@ -145,9 +145,9 @@ def _take_in(p: Any, first: Any, tag: Any) -> None:
     fits = _fits(p, first)
     if fits != 1:
         if fits == -1 and p.skipped != 0:
-            take(p.skipped)
+            count_up(p.skipped, 1)
         return
-    share = _share(p, 0 if p.batches == 0 else take(p.batches) + 1)
+    share = _share(p, 0 if p.batches == 0 else count_up(p.batches, 1) + 1)
     for c in range(p.channels):
         _move(p.mean, p.mean_type, c, _row(p, 1, first + c), share)
         if load(p.moments, first + c, tag) > 1:

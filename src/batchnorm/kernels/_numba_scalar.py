@@ -38,6 +38,16 @@ def centre(typing: Any, value: Any, mean: Any, low: Any, tag: Any) -> Any:
 
 
 @intrinsic
+def choose(typing: Any, condition: Any, first: Any, second: Any) -> Any:
+    """``first if condition else second`` without a branch, which would keep a loop scalar."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(*arguments)
+
+    return first(types.boolean, first, first), generate
+
+
+@intrinsic
 def run_length(typing: Any, tag: Any) -> Any:
     """How many elements may be summed in the type in which they are computed."""
     most = 1024 if word(tag) == types.float32 else 2**62

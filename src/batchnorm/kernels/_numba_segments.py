@@ -7,12 +7,14 @@ from typing import Any
 from batchnorm.kernels._numba_loops import in_words
 from batchnorm.kernels._numba_machine import prefetch
 from batchnorm.kernels._numba_math import bend_back, mapping, summing
-from batchnorm.kernels._numba_memory import WIDE, at, read
+from batchnorm.kernels._numba_memory import WIDE, add_to, at, read, take_back
 from batchnorm.kernels._numba_scalar import centre, fit
 
 SHORT = 256  # elements: adding up each segment by itself would cost as much as reading it
 UNSEEN = 1024  # elements: below this, hardware sees no stream to fetch ahead of
 AHEAD = 4  # segments: 2 and 8 are slower
+FEW = 64  # segments summed in the type in which elements are computed
+ONE, FOUR = (0,), (0, 0, 0, 0)
 
 
 @mapping
@@ -52,40 +54,42 @@ def ahead(x: Any, k: Any, step: Any, count: Any, n: Any, tag: Any) -> None:
             prefetch(start + byte)
 
 
-@summing
-def _measure(x: Any, step: Any, n: Any, shift: Any, s: Any, q: Any, tag: Any) -> None:
-    """Add four segments, `step` elements apart, to sums of their columns."""
-    for j in range(n):
-        d0 = read(x, j, tag) - shift
-        d1 = read(x, j + step, tag) - shift
-        d2 = read(x, j + 2 * step, tag) - shift
-        d3 = read(x, j + 3 * step, tag) - shift
-        s[j] += (d0 + d1) + (d2 + d3)
-        q[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+@mapping
+def _zeros(work: Any, n: Any) -> Any:
+    """Two buffers for sums of columns."""
+    work[1][4][:n] = 0.0
+    work[1][5][:n] = 0.0
+    return work[1][4].ctypes.data, work[1][5].ctypes.data
 
 
 @summing
-def _measure_one(x: Any, n: Any, shift: Any, s: Any, q: Any, tag: Any) -> None:
+def _total(s: Any, n: Any, tag: Any) -> Any:
+    """The sum of a buffer, which begins anew."""
+    total = 0.0
     for j in range(n):
-        d = read(x, j, tag) - shift
-        s[j] += d
-        q[j] += d * d
+        total += take_back(s, j, tag)
+    return total
 
 
 @summing
-def _total(s: Any, q: Any, n: Any) -> Any:
-    first = second = 0.0
+def _measure(
+    x: Any, step: Any, n: Any, shift: Any, s: Any, q: Any, segments: Any, tag: Any
+) -> None:
+    """Add as many segments as that tuple has members, `step` elements apart, column by column."""
     for j in range(n):
-        first += s[j]
-        second += q[j]
-    return first, second
+        a = b = fit(0.0, tag)
+        for k in range(len(segments)):
+            d = read(x, j + k * step, tag) - shift
+            a += d
+            b += d * d
+        add_to(s, q, j, a, b)
 
 
 @mapping
-def measure(x: Any, step: Any, count: Any, n: Any, shift: Any, s: Any, q: Any, tag: Any) -> Any:
-    """Sums of ``x - shift`` and of its square over `count` short segments; s and q are buffers."""
-    s[:n] = 0.0
-    q[:n] = 0.0
+def measure(x: Any, step: Any, count: Any, n: Any, shift: Any, work: Any, tag: Any) -> Any:
+    """Sums of ``x - shift`` and of its square over `count` short segments."""
+    s, q = _zeros(work, n)
+    first = second = 0.0
     near = fit(shift, tag)
     k = 0
     while k < count:
@@ -93,69 +97,56 @@ def measure(x: Any, step: Any, count: Any, n: Any, shift: Any, s: Any, q: Any, t
         if k + 4 <= count:
             for later in range(k, k + 4):
                 ahead(x, later, step, count, n, tag)
-            _measure(here, step, n, near, s, q, tag)
+            _measure(here, step, n, near, s, q, FOUR, tag)
             k += 4
         else:
-            _measure_one(here, n, near, s, q, tag)
+            _measure(here, step, n, near, s, q, ONE, tag)
             k += 1
-    return _total(s, q, n)
+        if k % FEW < 4 or k == count:
+            first += _total(s, n, tag)
+            second += _total(q, n, tag)
+    return first, second
 
 
 @summing
 def _reduce(
-    x: Any, xs: Any, dy: Any, dys: Any, n: Any, line: Any, slope: Any, s: Any, q: Any, tag: Any
-) -> None:
-    """Add two segments, `xs` and `dys` elements apart, to sums of their columns."""
+    x: Any, xs: Any, dy: Any, dys: Any, n: Any, line: Any, bent: Any, s: Any, q: Any,
+    segments: Any, tag: Any,
+) -> None:  # fmt: skip
+    """Add as many segments as that tuple has members, `xs` and `dys` elements apart."""
     mean, low, scale, bias = line
-    zero = fit(0.0, tag)
     for j in range(n):
-        d0 = centre(read(x, j, tag), mean, low, tag)
-        d1 = centre(read(x, j + xs, tag), mean, low, tag)
-        g0 = bend_back(read(dy, j, tag), d0 * scale + bias > zero, zero, slope)
-        g1 = bend_back(read(dy, j + dys, tag), d1 * scale + bias > zero, zero, slope)
-        s[j] += g0 + g1
-        q[j] += g0 * d0 + g1 * d1
-
-
-@summing
-def _reduce_one(x: Any, dy: Any, n: Any, line: Any, slope: Any, s: Any, q: Any, tag: Any) -> None:
-    mean, low, scale, bias = line
-    zero = fit(0.0, tag)
-    for j in range(n):
-        d = centre(read(x, j, tag), mean, low, tag)
-        g = bend_back(read(dy, j, tag), d * scale + bias > zero, zero, slope)
-        s[j] += g
-        q[j] += g * d
+        a = b = fit(0.0, tag)
+        for k in range(len(segments)):
+            d = centre(read(x, j + k * xs, tag), mean, low, tag)
+            g = bend_back(read(dy, j + k * dys, tag), d * scale + bias, bent)
+            a += g
+            b += g * d
+        add_to(s, q, j, a, b)
 
 
 @mapping
 def reduce(
-    x: Any,
-    xs: Any,
-    dy: Any,
-    dys: Any,
-    count: Any,
-    n: Any,
-    line: Any,
-    slope: Any,
-    s: Any,
-    q: Any,
+    x: Any, xs: Any, dy: Any, dys: Any, count: Any, n: Any, line: Any, bent: Any, work: Any,
     tag: Any,
-) -> Any:
-    """Sums of g and of ``g (x - mean)`` over `count` short segments; s and q are buffers."""
-    s[:n] = 0.0
-    q[:n] = 0.0
-    words, slope = in_words(line, tag), fit(slope, tag)
+) -> Any:  # fmt: skip
+    """Sums of g and of ``g (x - mean)`` over `count` short segments."""
+    s, q = _zeros(work, n)
+    words = in_words(line, tag)
+    first = second = 0.0
     k = 0
     while k < count:
         here, there = at(x, k * xs, tag), at(dy, k * dys, tag)
-        if k + 2 <= count:
-            for later in range(k, k + 2):
+        if k + 4 <= count:
+            for later in range(k, k + 4):
                 ahead(x, later, xs, count, n, tag)
                 ahead(dy, later, dys, count, n, tag)
-            _reduce(here, xs, there, dys, n, words, slope, s, q, tag)
-            k += 2
+            _reduce(here, xs, there, dys, n, words, bent, s, q, FOUR, tag)
+            k += 4
         else:
-            _reduce_one(here, there, n, words, slope, s, q, tag)
+            _reduce(here, xs, there, dys, n, words, bent, s, q, ONE, tag)
             k += 1
-    return _total(s, q, n)
+        if k % FEW < 4 or k == count:
+            first += _total(s, n, tag)
+            second += _total(q, n, tag)
+    return first, second

@@ -68,6 +68,15 @@ def thread_number() -> int:
 
 
 @cache
+def rest() -> int:
+    """The address of a C function that lets other threads run for now, or 0 if there is none."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
+    except (AttributeError, OSError, TypeError):  # Windows has no CDLL(None)
+        return 0
+
+
+@cache
 def _pool(size: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(size, thread_name_prefix="batchnorm")
 
