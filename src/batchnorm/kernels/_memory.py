@@ -1,4 +1,4 @@
-"""Whether an output should be written past the caches."""
+"""Large outputs: written past the caches, or into large pages of fresh memory."""
 
 from __future__ import annotations
 
@@ -9,33 +9,45 @@ from typing import Any
 
 from torch import Tensor
 
-_LARGE = 2**25  # bytes: more than a core's share of the last cache
+_LARGE = 2**25  # bytes: more than a core's share of the last cache, and never from malloc's heap
 
 
-def streams(out: Tensor) -> bool:
-    """Whether `out` is larger than the caches and its memory is in use already.
+def prepare(out: Tensor) -> bool:
+    """Whether to write `out` past the caches: it is larger than they are and in use already.
 
     An ordinary store reads the line that it overwrites. Past the caches this is saved: measured on
     103 MB, forward takes 1.4 instead of 1.8 copies. Fresh memory, though, is zeroed by the system
     page by page into the cache, where ordinary stores find it; there streaming cost 40 % more.
+    What costs most is that each page is asked for at its first touch. Linux is asked for large
+    ones, where it is set to give them on request: forward took 23 ms instead of 35.
     """
     size = out.numel() * out.itemsize
     if size < _LARGE:
         return False
-    ask = _mincore()
+    ask, advise = _system_calls()
     if ask is None:
         return False
-    page = (out.data_ptr() + size // 2) & ~(mmap.PAGESIZE - 1)
+    start, stop = out.data_ptr(), out.data_ptr() + size
+    page = (start + size // 2) & -mmap.PAGESIZE
     resident = ctypes.create_string_buffer(1)
-    return ask(page, 1, resident) == 0 and bool(resident.raw[0] & 1)
+    if ask(page, 1, resident) != 0:
+        return False
+    if resident.raw[0] & 1:
+        return True
+    first, last = (start + mmap.PAGESIZE - 1) & -mmap.PAGESIZE, stop & -mmap.PAGESIZE
+    if advise is not None and first < last:
+        advise(first, last - first, mmap.MADV_HUGEPAGE)
+    return False
 
 
 @cache
-def _mincore() -> Any:
-    """The system call that says which pages are in memory; None where there is no such."""
+def _system_calls() -> tuple[Any, Any]:
+    """Which pages are in memory, and advice about them; None where there is no such."""
     try:
-        ask = ctypes.CDLL(None).mincore
+        library = ctypes.CDLL(None)
+        ask, advise = library.mincore, library.madvise
     except (AttributeError, OSError, TypeError):  # Windows has no CDLL(None)
-        return None
+        return None, None
     ask.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
-    return ask
+    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return ask, advise if hasattr(mmap, "MADV_HUGEPAGE") else None
