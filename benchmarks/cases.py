@@ -107,3 +107,9 @@ def cases(quick=False):
         )
     ]
     return resnets + others + variants
+
+
+def resnets(chosen):
+    """Those for which targets are set."""
+    return [c for c in chosen if c.group.startswith("ResNet") and c.work == "training"
+            and c.dtype == "float32" and c.relu and not c.residual]  # fmt: skip

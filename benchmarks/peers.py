@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from measure import Elsewhere
 
 HERE = Path(__file__).parent
 OWN = HERE.parent / ".venv-peers" / "bin" / "python"
@@ -30,8 +31,8 @@ def other_frameworks():
 
     def steps(case):
         for worker in workers.values():
-            worker.ask(json.dumps({"case": vars(case)}))
-        return {name: worker.step for name, worker in workers.items()}
+            worker.ask(case=vars(case), calls=1)
+        return {name: Elsewhere(worker.ask) for name, worker in workers.items()}
 
     try:
         yield steps
@@ -47,16 +48,13 @@ class _Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, line):
-        print(line, file=self.process.stdin, flush=True)
+    def ask(self, **words):
+        """Seconds that the calls took there."""
+        print(json.dumps(words), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
             raise RuntimeError(f"{self.process.args[1]} ended with {self.process.wait()}")
-        return answer
-
-    def step(self):
-        """One step there; the pipe's round trip costs some 20 microseconds more."""
-        self.ask("{}")
+        return json.loads(answer)
 
     def end(self):
         self.process.stdin.close()

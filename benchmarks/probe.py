@@ -46,6 +46,28 @@ def fault_rows(rounds):
         yield {"faults": setting, "environment": SETTINGS[setting], "seconds": seconds}
 
 
+def kept_rows(rounds):
+    """The shapes of the ResNets where the C library keeps what was freed: the kernels alone."""
+    for layout in ("contiguous", "channels_last"):
+        yield {"kept": layout, "cases": ask("kept", layout, rounds, environment=KEEP)}
+
+
+def kept(layout, rounds):
+    """Seconds of ours and of torch's, for each shape."""
+    from cases import cases, resnets
+    from contenders import eager, ours, step
+    from measure import interleaved
+
+    return {
+        str(case): interleaved(
+            {"ours": step(ours(case), case, layout), "torch": step(eager(case), case, layout)},
+            rounds,
+            0.02,
+        )
+        for case in resnets(cases())
+    }
+
+
 def status(field):
     """Megabytes, from what the system (Linux) says of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -107,4 +129,7 @@ def faults():
 
 if __name__ == "__main__":
     what, *words = sys.argv[1:]
-    print(json.dumps(memory(words[0], int(words[1])) if what == "memory" else faults()))
+    if what == "faults":
+        print(json.dumps(faults()))
+    else:
+        print(json.dumps({"memory": memory, "kept": kept}[what](words[0], int(words[1]))))

@@ -15,7 +15,7 @@ def act(y, kind, inplace=False):
 
 
 class Torch(nn.Module):
-    """Batch norm, residual and activation as torch users write them."""
+    """Batch norm, residual and activation as torchvision writes them: the latter two in place."""
 
     def __init__(self, channels, kind):
         super().__init__()
@@ -23,8 +23,9 @@ class Torch(nn.Module):
 
     def forward(self, x, residual=None):
         y = self.norm(x)
-        y = y if residual is None else y + residual
-        return act(y, self.kind)
+        if residual is not None:
+            y += residual
+        return act(y, self.kind, inplace=True)
 
 
 class Without(nn.Module):

@@ -21,7 +21,7 @@ from cases import cases
 from contenders import contenders, versions, wrong
 from measure import interleaved
 from peers import other_frameworks
-from probe import fault_rows, memory_rows
+from probe import fault_rows, kept_rows, memory_rows
 from resnet import NORMS, training_step
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -77,7 +77,7 @@ def told(row):
         return f"{row['case']}: {row['failed']}"
     medians = {k: statistics.median(v) * 1e3 for k, v in row.get("seconds", {}).items()}
     rest = {k: v for k, v in row.items() if k.endswith("megabytes") and "case" not in row}
-    name = next(str(row[k]) for k in ("case", "step", "memory", "faults") if k in row)
+    name = next(str(row[k]) for k in ("case", "step", "memory", "faults", "kept") if k in row)
     return f"{name}: {', '.join(f'{k} {v:.3f}' for k, v in (medians | rest).items())}"
 
 
@@ -92,6 +92,7 @@ def measured(options):
         yield from run_resnet(options.rounds, batch)
         yield from memory_rows(batch)
         yield from fault_rows(1 if options.quick else 5)
+        yield from kept_rows(1 if options.quick else 5)
 
 
 def main():
