@@ -66,7 +66,18 @@ LOOK = """() => {
       return width + height > 0;
     });
     const inside = place.getBoundingClientRect();
-    return {name: place.id, marks: seen.length, width: box?.width ?? 0, height: box?.height ?? 0,
+    const words = [...place.querySelectorAll('svg text')]
+      .filter(text => text.textContent.trim() && getComputedStyle(text).opacity > 0)
+      .map(text => {
+        const {left, right, top, bottom} = text.getBoundingClientRect();
+        return {words: text.textContent, left, right, top: top + 3, bottom: bottom - 3};
+      });
+    const cut = words.filter(at => at.left < inside.left - 1 || at.right > inside.right + 1
+      || at.words.includes('\u2026')).map(at => at.words);
+    const apart = (a, b) => a.right < b.left || b.right < a.left || a.bottom < b.top || b.bottom < a.top;
+    const crowded = words.flatMap((a, i) => words.slice(i + 1).filter(b => !apart(a, b))
+      .map(b => `${a.words} / ${b.words}`));
+    return {cut, crowded, name: place.id, marks: seen.length, width: box?.width ?? 0, height: box?.height ?? 0,
       spills: box ? box.right - inside.right : 0, spoken: place.closest('[role=img]')?.ariaLabel ?? ''};
   });
   return {texts, charts, page: rgba(getComputedStyle(document.body).backgroundColor).join(),
@@ -147,6 +158,8 @@ def faults(page):
             found.append(f"not drawn: {chart['name']}")
         if chart["spills"] > 1:
             found.append(f"spills over: {chart['name']}")
+        found += [f"cut in {chart['name']}: {words}" for words in chart["cut"]]
+        found += [f"one on the other in {chart['name']}: {words}" for words in chart["crowded"]]
         if len(chart["spoken"]) < 20:
             found.append(f"no words for: {chart['name']}")
     if not look["charts"]:
@@ -168,6 +181,23 @@ def test_the_page_is_without_fault(visit, good, width, scheme):
     assert faults(visit(good, width, scheme)) == []
 
 
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """The page of all studies, from the rows that docs/claims.md comes from."""
+    from batchnorm.studies import remeasure
+
+    kept = MADE_UP.parent.parent / "docs/claims/full"
+    return remeasure(shutil.copytree(kept, tmp_path_factory.mktemp("claims") / "full")).report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (390, "light"), (1200, "dark")])
+def test_the_page_of_all_studies_is_without_fault(visit, studied, width, scheme):
+    page = visit(studied, width, scheme)
+    assert page.locator(".chart").count() > 50
+    assert faults(page) == []
+
+
 WITHOUT_POLICY = '<meta http-equiv="Content-Security-Policy"', '<meta name="was-a-policy"'
 
 
@@ -185,6 +215,8 @@ WITHOUT_POLICY = '<meta http-equiv="Content-Security-Policy"', '<meta name="was-
             ".chart svg { width: 700px; max-width: none !important; } .chart {",
             "spills",
         ),
+        ('"title": "step"', '"title": "' + "step " * 20 + '"', "cut in made_up-curves: step step"),
+        ('"dy": -46', '"dy": 33', "one on the other in made_up-bars: "),
         ('aria-label="Made-up learning', 'aria-label="" title="', "no words for: made_up-curves"),
         ("2.00×", "2.0000001×", "raw: 2.0000001"),
         ("Made up: steps says", "Made up: [0, 1] says", "raw: [0"),

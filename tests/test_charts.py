@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from batchnorm.charts import curves, intervals, pictures, rows_of, sweep, table
-from batchnorm.charts.bars import ROW
+from batchnorm.charts._frame import WIDEST
+from batchnorm.charts.bars import LINE, ROW
 from batchnorm.charts.lines import DASHES, KNOWN, OTHERS, SHAPES
 
 ARMS = ("with batch norm", "without")
@@ -278,3 +279,30 @@ def test_a_chart_with_a_slider_has_a_picture_of_where_it_starts():
 def test_an_unfit_chart_has_no_picture():
     with pytest.raises(ValueError, match="Vega-Lite"):
         pictures({"mark": 7})
+
+
+def test_long_names_of_intervals_are_lines_over_their_bars():
+    names = ["accuracy lost, less that without batch norm, dropout after each batch norm, rate 0.5"]
+    names.append("short")
+    chart = intervals([{"label": name, "value": 2, "low": 1, "high": 3} for name in names])
+    spec = chart.to_dict()
+    assert spec["height"] == 2 * (ROW + LINE)
+    short, long = (layer["mark"] for layer in of_kind(chart, "text"))
+    # The bar is as far from the foot of its row as in one of a single line.
+    bar = spec["layer"][0]["encoding"]["y"]["bandPosition"] * (ROW + LINE)
+    assert bar == pytest.approx(ROW / 2 + LINE)
+    assert (bar + short["dy"], bar + long["dy"]) == (pytest.approx(9 + LINE), pytest.approx(9))
+    assert rows_of(spec)[0]["label"] == names[0], "one line in the table"
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_long_titles_of_axes_are_lines_of_even_length(axis):
+    title = "the gradient's relative change along its own direction for the weights' relative change"
+    look = {f"{axis}_title": title}
+    chart = curves([{"step": 0, "loss": 1.0, "arm": "without"}], "step", "loss", **look)
+    told = layers(chart)[0]["encoding"][axis]["title"]
+    assert " ".join(told) == title
+    assert len(told) == 2
+    assert max(map(len, told)) <= WIDEST
+    assert abs(len(told[0]) - len(told[1])) < 12
+    assert title in chart.to_dict()["description"], "whole for those who cannot see it"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, floor, log10
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
 
 MOST_TICKS = 8  # on a logarithmic axis
+WIDEST = 46  # characters in a line: as many as the narrowest page has room for
 
 
 class Look(TypedDict, total=False):
@@ -57,7 +59,7 @@ class Frame:
         elif known and all(value.is_integer() for value in map(float, known)):
             style |= {"tickMinStep": 1}  # there is no layer 2.5
         return {
-            "title": self.named(channel),
+            "title": wrapped(self.named(channel)),
             "scale": alt.Scale(**scale),
             "axis": alt.Axis(**style),
         }
@@ -91,6 +93,20 @@ def _ticks(values: list[float]) -> list[float]:
         if len(inside) >= (3 if digits == (1,) else 2):
             return inside[:: ceil(len(inside) / MOST_TICKS)]
     return []
+
+
+def wrapped(words: str) -> str | list[str]:
+    """Words that have room in a line, as they are; others in as few lines as they need, even ones.
+
+    >>> wrapped("step"), wrapped("accuracy lost, statistics anew, dropout after each norm, ReLU")
+    ('step', ['accuracy lost, statistics anew,', 'dropout after each norm, ReLU'])
+    """
+    count = ceil(len(words) / WIDEST)
+    if count < 2:
+        return words
+    widths = range(ceil(len(words) / count), WIDEST)
+    even = (lines for width in widths if len(lines := wrap(words, width)) == count)
+    return next(even, wrap(words, WIDEST))
 
 
 def tip(field: str, title: str) -> "alt.Tooltip":

@@ -1,9 +1,10 @@
 """Intervals: a dot and a bar a row."""
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Unpack
 
-from batchnorm.charts._frame import Frame, Look, text, tip
+from batchnorm.charts._frame import Frame, Look, text, tip, wrapped
 from batchnorm.charts._rows import Row, checked, number
 from batchnorm.charts.lines import BLUE
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 FIELDS = ("value", "low", "high")
-ROW = 46  # pixels
+ROW, LINE = 46, 16  # pixels of a row, and of each line of its name after the first
 
 Point = dict[str, Any]
 
@@ -44,30 +45,55 @@ def intervals(
         facts.append(f"{row['label']}: {_told(value, low, high)}")
     layers = [] if reference is None else [_rule(points, reference, frame)]
     layers += _bars(points, frame)
-    at_left: dict[str, Any] = {"align": "left", "aria": False}
-    label = _rows(points).mark_text(dy=-14, **at_left)
-    layers.append(label.encode(x=alt.value(0), text="label:N"))
+    layers += _names(points)
     if none := [point for point in points if all(point[field] is None for field in FIELDS)]:
-        missing = _rows(points, none).mark_text(dy=3, fontStyle="italic", **at_left)
+        missing = _rows(points, none).mark_text(dy=3, fontStyle="italic", align="left", aria=False)
         layers.append(missing.encode(x=alt.value(0), text=alt.value("no value")))
-    return frame.chart(layers, ROW * len({point["label"] for point in points}), facts)
+    return frame.chart(layers, _height(points) * len({point["label"] for point in points}), facts)
 
 
-def _rows(points: list[Point], some: list[Point] | None = None, **where: Any) -> "alt.Chart":
-    """Some of the points, all in their places one below the other."""
+def _lines(point: Point) -> list[str]:
+    name = wrapped(point["label"])
+    return [name] if isinstance(name, str) else name
+
+
+def _height(points: list[Point]) -> int:
+    """Of a row, in pixels: room for the longest of the names."""
+    return ROW + LINE * (max(len(_lines(point)) for point in points) - 1)
+
+
+def _rows(points: list[Point], some: list[Point] | None = None, up: float = 0.0) -> "alt.Chart":
+    """Some of the points, all in their places one below the other; ``up`` by so many pixels."""
     import altair as alt
 
     # Every layer names all places: of layers that name their own, Vega would mix the orders.
     places = alt.Scale(type="band", padding=0, domain=[point["label"] for point in points])
-    y = alt.Y("label:N", sort=None, axis=None, scale=places, **where)
+    at = 1 - (ROW / 2 + up) / _height(points)
+    y = alt.Y("label:N", sort=None, axis=None, scale=places, bandPosition=at)
     return alt.Chart(alt.InlineData(values=points if some is None else some)).encode(y=y)
+
+
+def _names(points: list[Point]) -> "list[alt.Chart]":
+    """What each row is, over it and across the whole chart."""
+    import altair as alt
+
+    layers: list[alt.Chart] = []
+    for count in sorted({len(_lines(point)) for point in points}):
+        some = [point for point in points if len(_lines(point)) == count]
+        # The lines are no field of the points: a table tells a name in one.
+        lines = json.dumps({point["label"]: _lines(point) for point in some})
+        named = _rows(points, some).transform_calculate(lines=f"({lines})[datum.label]")
+        over: dict[str, Any] = {"dy": -14 - LINE * (count - 1), "lineHeight": LINE}
+        names = named.mark_text(align="left", aria=False, **over)
+        layers.append(names.encode(x=alt.value(0), text="lines:N"))
+    return layers
 
 
 def _rule(points: list[Point], reference: float, frame: Frame) -> "alt.Chart":
     """The value of no effect, dashed; it leaves out the names of the rows."""
     import altair as alt
 
-    across = _rows(points, bandPosition=0.4).mark_rule(strokeDash=[4, 4], opacity=0.6, aria=False)
+    across = _rows(points, up=ROW / 10).mark_rule(strokeDash=[4, 4], opacity=0.6, aria=False)
     x = alt.XDatum(reference, **frame.axis("x", padding=24))
     return across.encode(x=x, y2=alt.Y2("label:N", bandPosition=1))
 
