@@ -297,7 +297,9 @@ def test_long_names_of_intervals_are_lines_over_their_bars():
 
 @pytest.mark.parametrize("axis", ["x", "y"])
 def test_long_titles_of_axes_are_lines_of_even_length(axis):
-    title = "the gradient's relative change along its own direction for the weights' relative change"
+    title = (
+        "the gradient's relative change along its own direction for the weights' relative change"
+    )
     look = {f"{axis}_title": title}
     chart = curves([{"step": 0, "loss": 1.0, "arm": "without"}], "step", "loss", **look)
     told = layers(chart)[0]["encoding"][axis]["title"]

@@ -1,6 +1,8 @@
 """README's table and docs/claims.md are what the committed run found."""
 
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,27 @@ def test_every_study_has_its_verdicts(claims):
     assert head["scale"] == "full"
     assert [study["name"] for study in head["studies"]] == list(STUDIES)
     assert all(study["status"] == "done" and study["verdicts"] for study in head["studies"])
+
+
+def test_rows_are_kept_and_small(claims):
+    for run in ("full", "other"):
+        rows = claims.KEPT / run / "trials.jsonl.gz"
+        assert 0 < rows.stat().st_size < claims.MOST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["full", "other"])
+def test_the_rows_kept_give_the_verdicts_kept(claims, tmp_path, run):
+    from batchnorm.studies import remeasure
+
+    shutil.copytree(claims.KEPT / run, tmp_path / run)
+    assert remeasure(tmp_path / run).failed == {}
+    anew, kept = (
+        json.loads((folder / run / "verdicts.json").read_text())
+        for folder in (tmp_path, claims.KEPT)
+    )
+    numbers = ("value", "low", "high")
+    for one, other in zip(anew, kept, strict=True):
+        for name in numbers:
+            assert one.pop(name) == pytest.approx(other.pop(name), rel=1e-9)
+        assert one == other

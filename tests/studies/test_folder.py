@@ -11,6 +11,7 @@ import pytest
 
 from batchnorm.studies import _folder
 from batchnorm.studies._folder import MANIFEST, TRIALS, Folder, check, opened
+from batchnorm.studies._kept import rounded
 
 ROWS = [{"step": 0, "loss": 0.1 + 0.2}, {"step": 1, "loss": None}]
 OURS = {"format": 1, "batchnorm": "0.1.0", "studies": [{"charts": [{"name": "speed-curves"}]}]}
@@ -28,12 +29,16 @@ def contents(path):
     return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-def test_finished_trials_come_back_to_the_bit(tmp_path):
+def test_finished_trials_come_back_as_they_were_kept(tmp_path):
     path = filled(tmp_path / "deep" / "run")
+    kept = rounded(ROWS)
+    assert kept[0]["loss"] == pytest.approx(ROWS[0]["loss"], rel=1e-9)
     with opened(path) as folder:
-        assert folder.finished == {"a": ROWS, "b": ROWS}
+        assert folder.finished == {"a": kept, "b": kept}
+        folder.add("c", {"seed": 2}, ROWS)
+        assert folder.finished["c"] == kept, "no other than a resumed run sees"
     lines = (path / TRIALS).read_text().splitlines()
-    assert json.loads(lines[1]) == {"key": "b", "trial": {"seed": 1}, "rows": ROWS}
+    assert json.loads(lines[1]) == {"key": "b", "trial": {"seed": 1}, "rows": kept}
 
 
 @pytest.mark.parametrize("cut", [1, 2, 20])

@@ -145,14 +145,15 @@ def test_statistics_anew_are_told_apart_from_training():
     assert mended["lost more, statistics anew, at 2"] == "not supported"
 
 
-def test_a_lost_seed_is_left_out_and_a_diverged_run_guesses():
+def test_a_lost_seed_is_left_out_and_a_diverged_run_counts_as_untrained():
     one = found(rows({(NORM, 2): 0.5}, lost=[(NORM, 2, 0)]))[AT2]
     assert one.verdict == "supported"
     assert one.caution.endswith("1 of 5 seeds gave no number, and are left out.")
     most = found(rows(lost=[(GROUP, 64, seed) for seed in range(3)]))[AT2]
     assert (most.verdict, most.value) == ("inconclusive", None)
-    gone = found(rows(diverged=[(NORM, 2, seed) for seed in range(5)]))[AT2]
-    assert (gone.verdict, gone.value) == ("supported", pytest.approx(80))
+    gone = found(rows(diverged=[(NORM, 2, seed) for seed in range(5)], guessing=0.3))
+    for metric in (AT2, "lost more, statistics anew, at 2, ReLU"):
+        assert (gone[metric].verdict, gone[metric].value) == ("supported", pytest.approx(80))
 
 
 def test_a_network_that_learned_nothing_is_cautioned():

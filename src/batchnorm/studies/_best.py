@@ -6,13 +6,10 @@ from batchnorm.studies._sweep import Sweep
 
 
 def accuracies_at_best(arm: Sweep) -> tuple[float, dict[int, float]]:
-    """The rate with the highest validation accuracy at the end, and the test accuracies there.
-
-    A run that was lost counts as 0.
-    """
+    """The rate with the highest validation accuracy at the end, and the test accuracies there."""
 
     def end(rate: float, part: str) -> dict[int, float]:
-        return {s: getattr(run, part)[-1] if run.finished else 0.0 for s, run in arm[rate].items()}
+        return {seed: run.end(part) for seed, run in arm[rate].items()}
 
     rate = max(arm, key=lambda rate: fmean(end(rate, "validation").values()))
     return rate, end(rate, "test")

@@ -15,7 +15,7 @@ UNHARMED, HARMED = 1.0, 2.0  # points of accuracy: less decides nothing; what is
 
 
 def lost(arms: Arms, name: Name, network: str) -> Verdict:
-    """Points of test accuracy that an order and rate loses; a run that was lost has lost all."""
+    """Points of test accuracy that an order and rate loses."""
     order, rate = name
     alone, ours = arms[ALONE, 0.0], arms[name]
     return judge(
@@ -36,10 +36,11 @@ def lost(arms: Arms, name: Name, network: str) -> Verdict:
 def lost_anew(arms: Arms, name: Name, network: str) -> Verdict:
     """What is still lost against batch norm alone when statistics are measured without dropout."""
     order, rate = name
-    alone = arms[ALONE, 0.0]
+    alone, ours = arms[ALONE, 0.0], arms[name]
 
     def points(row: dict[str, Any]) -> float | None:
-        test, anew = alone.test.get(row["seed"]), row.get("anew")
+        untrained = ours.untrained[row["seed"]]
+        test, anew = alone.test.get(row["seed"]), row.get("anew", untrained)
         return None if test is None or anew is None else 100 * (test - anew)
 
     return judge(
@@ -47,7 +48,7 @@ def lost_anew(arms: Arms, name: Name, network: str) -> Verdict:
         f"accuracy lost, statistics anew, {order}, rate {rate:g}, {network}",
         f"With statistics measured anew without dropout nothing is lost by {order} at rate "
         f"{rate:g} ({network}).",
-        arms[name].each(points),
+        ours.each(points),
         note="Measured over the training set, in evaluation mode.",
         caution=_limits(arms, (ALONE, 0.0), name),
         none=HARMED,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from batchnorm.studies._kept import rounded
 from batchnorm.train import Row
 
 FORMAT = 1
@@ -46,7 +47,7 @@ class Folder:
                 the folder is opened again.
             ValueError: a number in ``rows`` that is not finite.
         """
-        record = {"key": key, "trial": trial, "rows": rows}
+        record = {"key": key, "trial": trial, "rows": rounded(rows)}
         line = json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
         with open(self.path / TRIALS, "ab", buffering=0) as file:
             _write(file, line.encode())

@@ -25,6 +25,7 @@ class Arm:
     def __init__(self, rows: Rows, arm: Name) -> None:
         sweep = runs(rows, lambda row: "" if name_of(row) == arm else None)[""]
         self.learning_rate, self.test = accuracies_at_best(sweep)
+        self.untrained = {seed: run.test[0] for seed, run in sweep[self.learning_rate].items()}
         self.rates = tuple(sweep)
         self.last = {
             row["seed"]: row

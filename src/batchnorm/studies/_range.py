@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from batchnorm.studies._sweep import Run, Sweep
+from batchnorm.studies._sweep import Sweep
 
 LEARNED = 0.1  # an arm whose best accuracy has not risen by so much works nowhere
 
@@ -67,15 +67,14 @@ class Range:
 def working(sweep: Sweep, seed: int, near: float) -> Range:
     """The widest run of neighbouring settings whose test accuracy is near the best one's.
 
-    The best is chosen on the validation set; accuracies are those at the end of training, and a
-    run that did not come to its end has none. Of two runs as wide as each other, in decades, the
-    one with the best setting counts.
+    The best is chosen on the validation set; accuracies are those at the end of training. Of two
+    runs as wide as each other, in decades, the one with the best setting counts.
     """
     settings = sorted(sweep)
     ends = [sweep[s][seed] for s in settings]
-    best = max(range(len(ends)), key=lambda i: _end(ends[i], "validation"))
-    goal = _end(ends[best], "test") - near
-    works = [_end(run, "test") >= goal for run in ends]
+    best = max(range(len(ends)), key=lambda i: ends[i].end("validation"))
+    goal = ends[best].end("test") - near
+    works = [run.end("test") >= goal for run in ends]
     powers = [-math.inf, *map(power, settings), math.inf]
 
     def wide(stretch: tuple[int, int]) -> tuple[float, bool]:
@@ -89,8 +88,8 @@ def working(sweep: Sweep, seed: int, near: float) -> Range:
         below=powers[first],
         above=powers[last + 2],
         best=powers[best + 1],
-        accuracy=_end(ends[best], "test"),
-        gained=_end(ends[best], "test") - ends[best].test[0],
+        accuracy=ends[best].end("test"),
+        gained=ends[best].end("test") - ends[best].test[0],
     )
 
 
@@ -107,12 +106,10 @@ def diverges_from(sweep: Sweep, seed: int) -> Bracket:
 def mean_accuracy(sweep: Sweep, seed: int) -> Bracket:
     """Test accuracy averaged over the grid on its logarithmic axis.
 
-    Between two settings it lies between theirs. What a run that did not come to its end had learned
-    is lost: it counts as untrained.
+    Between two settings it lies between theirs.
     """
     settings = sorted(sweep)
-    runs = [sweep[s][seed] for s in settings]
-    ends = [run.test[-1] if run.finished else run.test[0] for run in runs]
+    ends = [sweep[s][seed].end("test") for s in settings]
     points = list(zip(map(power, settings), ends, strict=True))
     span = points[-1][0] - points[0][0]
     least, most = (
@@ -128,11 +125,6 @@ def power(setting: float) -> float:
     exact = math.log10(setting)
     eighth = round(8 * exact) / 8
     return eighth if abs(exact - eighth) < 0.005 else exact
-
-
-def _end(run: Run, part: str) -> float:
-    accuracies: tuple[float, ...] = getattr(run, part)
-    return accuracies[-1] if run.finished else 0.0
 
 
 def _stretches(works: list[bool]) -> list[tuple[int, int]]:

@@ -49,16 +49,16 @@ def told(seen: dict[str, Any], eps: float) -> dict[str, float | None]:
 def at_best(rows: Rows) -> tuple[list[dict[str, Any]], str]:
     """The rows of each arm at the learning rate with its highest validation accuracy at the end.
 
-    A run that was lost counts as 0.
-
     Returns:
         The rows; and which rates they are, with a caution where one is the last of those tried.
     """
     ended: dict[str, dict[float, dict[int, float]]] = {}
     for row in rows:
         grid = ended.setdefault(row["trained"], {}).setdefault(row["learning_rate"], {})
-        at_end = row["step"] == row["steps"]
-        grid[row["seed"]] = (row["validation_accuracy"] or 0.0) if at_end else 0.0
+        accuracy = row["validation_accuracy"]
+        # As it began until its end is known: of a run that diverged it never is.
+        if row["step"] in (0, row["steps"]) and accuracy is not None:
+            grid[row["seed"]] = accuracy
     best = {
         arm: max(grid, key=lambda rate: fmean(grid[rate].values())) for arm, grid in ended.items()
     }

@@ -97,7 +97,7 @@ def sweep(base: Trial, scale: str, rates: Iterable[float], **arm: Any) -> list[T
 
 @dataclass(frozen=True)
 class Run:
-    """One trial's rows, as a study reads them; an accuracy that is None counts as 0.
+    """One trial's rows, as a study reads them; an accuracy that is None counts as untrained.
 
     Args:
         steps: of the rows with numbers.
@@ -117,7 +117,14 @@ class Run:
     diverged: bool
     examples: tuple[int, int] = (0, 0)
 
+    def end(self, part: str) -> float:
+        """Accuracy at the end, on "validation" or "test"; see :data:`LOST`."""
+        accuracies: tuple[float, ...] = getattr(self, part)
+        return accuracies[-1] if self.finished else accuracies[0]
 
+
+# What it had learned is lost, and guessing is left; to count it as 0 would be to punish it more.
+LOST = "A run that diverged counts as untrained: it has the accuracy that it began with."
 NEAR = 0.02  # accuracies so close are not told apart
 DIVERGED = 1e3  # times the loss at the start: the criterion of Bjorck et al. 2018
 
@@ -145,13 +152,18 @@ def _run(rows: Rows) -> Run:
     limit = DIVERGED * (rows[0]["validation_loss"] or 0.0)
     judged = [row for row in rows if not row.get("diverged")]
     finished = len(judged) == len(rows) and judged[-1]["validation_loss"] is not None
+
+    def accuracies(part: str) -> tuple[float, ...]:
+        start = rows[0][part] or 0.0
+        return tuple(start if row[part] is None else row[part] for row in judged)
+
     return Run(
         steps=tuple(row["step"] for row in judged),
-        validation=tuple(row["validation_accuracy"] or 0.0 for row in judged),
-        test=tuple(row["test_accuracy"] or 0.0 for row in judged),
+        validation=accuracies("validation_accuracy"),
+        test=accuracies("test_accuracy"),
         budget=rows[0]["steps"],
         finished=finished,
-        diverged=not finished or any((row["peak_loss"] or 0.0) > limit for row in judged),
+        diverged=not finished or any((row.get("peak_loss") or 0.0) > limit for row in judged),
         examples=(rows[0].get("validation_examples") or 0, rows[0].get("test_examples") or 0),
     )
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from batchnorm.data import Data, load
+from batchnorm.studies._kept import thinned
 from batchnorm.studies._network import build
 from batchnorm.train import Row, train
 
@@ -136,7 +137,7 @@ def restored(values: Mapping[str, Any]) -> Trial:
 
 def trained(trial: Trial, data: Data) -> list[Row]:
     """The trial's network, built from its seed and trained."""
-    return descended(trial, build(trial, data), data)
+    return thinned(descended(trial, build(trial, data), data))
 
 
 def descended(

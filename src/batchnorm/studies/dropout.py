@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from batchnorm.data import Data, load
 from batchnorm.studies._dropout_costs import compared, lost, lost_anew
 from batchnorm.studies._dropped import BEFORE, LAST, dropouts_of, shifts, with_dropout
+from batchnorm.studies._kept import thinned
 from batchnorm.studies._network import fresh, label
 from batchnorm.studies._orders import ALONE, BARE, ORDERS, PLAIN, Arm, Arms, Name, arms_of, both
-from batchnorm.studies._sweep import SEEDS, networks
+from batchnorm.studies._sweep import LOST, SEEDS, networks
 from batchnorm.studies._taught import tested_on
 from batchnorm.studies._trial import Setup, Trial, descended
 from batchnorm.studies._variance_ratios import variances
@@ -33,8 +34,8 @@ METHOD = (
     "and after the last one only. Since dropout costs accuracy by itself where there is too little "
     "training for it, what is judged first is what it costs beside batch norm less what it costs "
     "at the same places without. Each arm has its best learning rate where several are tried (a "
-    "quick look has one), chosen on the validation set; a run that diverged has an accuracy of 0. "
-    "The variance ratio is that of the running variance to the "
+    "quick look has one), chosen on the validation set. "
+    f"{LOST} The variance ratio is that of the running variance to the "
     "variance of what a batch norm takes in in evaluation, where nothing is dropped out: the "
     "median over channels, taken above 1, of the layer where it is largest."
 )
@@ -97,7 +98,7 @@ def rows(trial: Trial, data: Data) -> list[Row]:
     """
     order, rate = trial.option("order"), trial.option("rate")
     model = with_dropout(trial, data, order, rate)
-    rows: list[dict[str, Any]] = [*descended(trial, model, data)]
+    rows: list[dict[str, Any]] = [*thinned(descended(trial, model, data))]
     rows[-1] |= tested_on(data)
     if trial.batch_norm and not rows[-1].get("diverged"):
         rows[-1] |= shifts(model, data, rate if order == BEFORE else 0.0)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchnorm.studies._network import label, phrase
 from batchnorm.studies._range import diverges_from
-from batchnorm.studies._sweep import NEAR, Sweep, ends, networks, one_rate, runs, sweep
+from batchnorm.studies._sweep import LOST, NEAR, Sweep, ends, networks, one_rate, runs, sweep
 from batchnorm.studies._trial import Setup, Trial
 from batchnorm.studies._verdict import Verdict
 from batchnorm.studies._wider import WITH, WITHOUT, blind, judged, paired, unknown
@@ -25,7 +25,8 @@ METHOD = (
     "batch norm from there, at one learning rate, on the same mini-batches. A factor works when "
     f"the test accuracy at the end is within {100 * NEAR:g} points of that at the arm's best "
     "factor, which is chosen on the validation set; the width is that of the widest run of working "
-    "factors, in decades, with ends that are known to a step of the grid."
+    "factors, in decades, with ends that are known to a step of the grid. "
+    f"{LOST}"
 )
 PUBLISHED = (
     "Batch norm gives the same output for weights of any scale, and larger weights get smaller "

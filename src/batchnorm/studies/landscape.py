@@ -9,6 +9,7 @@ import torch
 from batchnorm.data import Data
 from batchnorm.studies import _noisy
 from batchnorm.studies._drift import Moments, drift, moments
+from batchnorm.studies._kept import thinned
 from batchnorm.studies._looks import EXAMPLES, places
 from batchnorm.studies._network import build, label, phrase
 from batchnorm.studies._race import race
@@ -104,7 +105,7 @@ def rows(trial: Trial, data: Data) -> list[Row]:
     if trial.option("noise"):
         _noisy.disturb(model)
     if not trial.option("look"):
-        return descended(trial, model, data)
+        return thinned(descended(trial, model, data))
     at, before = places(trial, data), dict[str, Moments]()
     like = next(model.parameters())
     x, y = data.train.x.to(like.device, like.dtype), data.train.y.to(like.device)

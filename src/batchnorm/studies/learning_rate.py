@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchnorm.studies._network import label, phrase
 from batchnorm.studies._range import Bracket, diverges_from
-from batchnorm.studies._sweep import NEAR, Rows, Sweep, ends, networks, rates, runs, sweep
+from batchnorm.studies._sweep import LOST, NEAR, Rows, Sweep, ends, networks, rates, runs, sweep
 from batchnorm.studies._trial import Setup, Trial
 from batchnorm.studies._verdict import Verdict
 from batchnorm.studies._wider import WITH, WITHOUT, blind, judged, paired, unknown
@@ -26,7 +26,8 @@ METHOD = (
     f"within {100 * NEAR:g} points of that at the arm's best rate, which is chosen on the "
     "validation set; the width is that of the widest run of working rates, in decades. A grid only "
     "shows between which two rates a range ends: the lower end of an interval takes each end where "
-    "it is worst for batch norm, the upper end where it is best, and the value the middle."
+    "it is worst for batch norm, the upper end where it is best, and the value the middle. "
+    f"{LOST}"
 )
 PUBLISHED = (
     "Inception with batch norm trained at 30 times the learning rate of the original, which "

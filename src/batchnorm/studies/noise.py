@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchnorm.data import Data, load
-from batchnorm.studies._ghosts import LARGE, SMALL, gap_in, gap_of, gaps, in_groups
+from batchnorm.studies._gaps import LARGE, SMALL, gaps, pictures
+from batchnorm.studies._ghosts import gap_of, in_groups
 from batchnorm.studies._judge import by_seed, judge, predicted
-from batchnorm.studies._network import build, label, phrase
+from batchnorm.studies._network import EMBEDDED, build, label, phrase
 from batchnorm.studies._noise import Found, noise_of
 from batchnorm.studies._sweep import SEEDS, Rows, networks
 from batchnorm.studies._trial import Setup, Trial, descended
@@ -93,6 +94,8 @@ def trials(setup: Setup) -> list[Trial] | str:
 
 
 def _can_be_grouped(base: Trial) -> bool:
+    if base.network in EMBEDDED:  # they can; to build one takes longer than all else of a plan
+        return True
     try:
         in_groups(build(base, load(base.data)), LARGE)
     except ValueError:
@@ -232,18 +235,4 @@ def charts(rows: Rows) -> "dict[str, alt.LayerChart]":
             title=f"One example in {mine[0]['draws']} random mini-batches, {phrase(network)}",
             log_y=True,
         )
-    told = [row | {"arm": "mini-batches of 512"} | gap for row in rows if (gap := gap_in(row))]
-    titles = {
-        "loss": ("loss_gap", "test loss less training loss"),
-        "accuracy": ("points_gap", "points of accuracy less on the test set"),
-    }
-    for what, (field, title) in titles.items() if told else ():
-        out[f"gap-{what}"] = sweep(
-            told,
-            "group",
-            field,
-            x_title="examples normalized together",
-            y_title=title,
-            title=f"The gap between training and test {what}, {phrase(told[0]['activation'])}",
-        )
-    return out
+    return out | pictures(rows)

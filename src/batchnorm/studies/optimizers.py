@@ -8,6 +8,7 @@ from batchnorm.studies._best import accuracies_at_best
 from batchnorm.studies._network import label
 from batchnorm.studies._race import race, raced
 from batchnorm.studies._sweep import (
+    LOST,
     NEAR,
     Sweep,
     decades,
@@ -35,7 +36,7 @@ METHOD = (
     "The network is trained by each optimizer with and without batch norm, from the same weights "
     "on the same mini-batches, at every learning rate of the optimizer's own grid. Each arm's best "
     "rate is chosen on the validation set; what is compared is the test accuracy at the end, and "
-    "the steps until the best accuracy without batch norm is reached."
+    f"the steps until the best accuracy without batch norm is reached. {LOST}"
 )
 PUBLISHED = (
     "Any variant of stochastic gradient descent can be used: Ioffe & Szegedy 2015, section 3. "

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from batchnorm.data import Data
 from batchnorm.studies._arms import placed
 from batchnorm.studies._best import accuracies_at_best
+from batchnorm.studies._kept import thinned
 from batchnorm.studies._network import EMBEDDED, build, label
 from batchnorm.studies._race import race, raced
 from batchnorm.studies._range import Bracket
-from batchnorm.studies._sweep import ends, networks, rates, runs, sweep, too_few
+from batchnorm.studies._sweep import LOST, ends, networks, rates, runs, sweep, too_few
 from batchnorm.studies._trial import Setup, Trial, descended
 from batchnorm.studies._verdict import INCONCLUSIVE, Verdict, bootstrap, decide, interval
 from batchnorm.studies._wider import judged
@@ -34,9 +35,9 @@ CLAIM = (
 METHOD = (
     "Batch norm is put before each hidden activation, or after it, into the same network with the "
     "same weights, and trained on the same mini-batches at every learning rate of a grid; each "
-    "place's best rate is chosen on the validation set. What batch norm sees is told by skewness "
-    "and excess kurtosis of its input, channel by channel over 512 training examples: 0 for a "
-    "Gaussian; the median over channels counts, at one learning rate, at the end of training."
+    f"place's best rate is chosen on the validation set. {LOST} What batch norm sees is told by "
+    "skewness and excess kurtosis of its input, channel by channel over 512 training examples: 0 "
+    "for a Gaussian; the median over channels counts, at one learning rate, at the end of training."
 )
 PUBLISHED = (
     "Before, since z is more Gaussian than a: Ioffe & Szegedy 2015, section 3.2. On ImageNet at "
@@ -88,7 +89,7 @@ def rows(trial: Trial, data: Data) -> list[Row]:
         data,
         trial.option("place"),
     )
-    rows = descended(trial, model, data)
+    rows = thinned(descended(trial, model, data))
     rows[-1] |= _moments(model, data)
     return rows
 
