@@ -64,38 +64,21 @@ def normalize(
     inplace: bool,
 ) -> Tensor:
     """What `batchnorm.functional.batch_norm` says of these arguments."""
-    group, small = "", None
+    options = weight, bias, running, training, eps, activation
+    group = ""
     if rare is not None and rare.process_group is not None:
         group = _group.name_of(rare.process_group)
     if x.is_nested:
         with _sync.telling(group):
             flat = _ragged.flat(x, residual, mask, axis, None if rare is None else rare.ghost_size)
-        options = weight, bias, running, training, eps, activation, backend, rare, False
-        return flat.nested(normalize(flat.x, flat.residual, None, flat.axis, *options))
+        more = *options, backend, rare, False
+        return flat.nested(normalize(flat.x, flat.residual, None, flat.axis, *more))
     try:
-        f = Activation.parse(activation)
-        given = x
-        if residual is not None:
-            check_residual(x, residual)
-        channels_first = axis == 1 or axis == 1 - x.dim()
-        if not channels_first:
-            x = _channels_to_front(x, axis)
-            residual = None if residual is None else _channels_to_front(residual, axis)
-        several = training and not group and (rare is None or rare.one_value == "raise")
-        check(x, weight, bias, running, training, eps, axis, several)
-        check_momentum(running)
-        if mask is not None:
-            mask = position_mask(mask, x, axis, training and not group)
-        if inplace:
-            check_invertible(f)
-        call = Call(x, weight, bias, residual, mask, eps, f)
-        if rare is not None:
-            small = rare.small(group, training, running)
+        call, small = _checked(x, residual, mask, axis, *options, rare, inplace, group)
     except Exception:
         _sync.refuse(group)
         raise
     name = backend or ""
-    y = None
     if small is not None and (training or running.moves):
         y = _small.batch_norm(call, name, running, small)
     elif group:
@@ -105,13 +88,46 @@ def normalize(
             y = _exported.batch_norm(call, running, training)
         else:
             y = _dispatched.batch_norm(call, name, running, training)
-    elif inplace:
-        y = _in_place.batch_norm(given, call, axis, name, running, training)
-        if y is not None:
-            return y
-    if y is None:
+    else:
+        if inplace:
+            y = _in_place.batch_norm(x, call, axis, name, running, training)
+            if y is not None:
+                return y
         y = _direct.batch_norm(call, name, running, training)
-    return y if channels_first else y.movedim(1, axis)
+    return y if call.x is x else y.movedim(1, axis)
+
+
+def _checked(
+    x: Tensor,
+    residual: Tensor | None,
+    mask: Tensor | None,
+    axis: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: Running,
+    training: bool,
+    eps: float,
+    activation: str | nn.Module | Activation | None,
+    rare: Rare | None,
+    inplace: bool,
+    group: str,
+) -> tuple[Call, Small | None]:
+    """The call with its channels on axis 1, and the options for small batches if there are any."""
+    f = Activation.parse(activation)
+    if residual is not None:
+        check_residual(x, residual)
+    if axis != 1 and axis != 1 - x.dim():
+        x = _channels_to_front(x, axis)
+        residual = None if residual is None else _channels_to_front(residual, axis)
+    several = training and not group and (rare is None or rare.one_value == "raise")
+    check(x, weight, bias, running, training, eps, axis, several)
+    check_momentum(running)
+    if mask is not None:
+        mask = position_mask(mask, x, axis, training and not group)
+    if inplace:
+        check_invertible(f)
+    call = Call(x, weight, bias, residual, mask, eps, f)
+    return call, None if rare is None else rare.small(group, training, running)
 
 
 def _channels_to_front(x: Tensor, axis: int) -> Tensor:

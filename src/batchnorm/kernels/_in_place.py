@@ -115,6 +115,12 @@ def _range(weight: Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _beyond(values: Tensor, most: Tensor | float) -> int | None:
+    """The first channel whose value is above its limit, or NaN."""
+    bad = ~(values <= most)
+    return int(bad.to(torch.uint8).argmax()) if bad.any() else None
+
+
 def _shifted(
     weight: Tensor | None, bias: Tensor | None, spread: float, dtype: torch.dtype
 ) -> str | None:
@@ -123,10 +129,9 @@ def _shifted(
         return None
     most = _SHIFTED[dtype.itemsize] * spread
     size = bias.detach().double().abs()
-    bad = ~(size <= (most if weight is None else most * weight.detach().double().abs()))
-    if not bad.any():
+    c = _beyond(size, most if weight is None else most * weight.detach().double().abs())
+    if c is None:
         return None
-    c = int(bad.to(torch.uint8).argmax())
     return (
         f"in channel {c} a bias of {float(bias[c]):g} is more than {most:.2g} times the weight "
         f"{1.0 if weight is None else float(weight[c]):g}: rounding to {dtype} would lose the "
@@ -134,21 +139,25 @@ def _shifted(
     )
 
 
+def _line(call: Call, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``1 / sqrt(var + eps)``, gamma and beta, of each channel."""
+    invstd = (moments[2] + call.eps).rsqrt()
+    gamma = torch.ones_like(invstd) if call.weight is None else call.weight.detach().to(invstd)
+    beta = torch.zeros_like(invstd) if call.bias is None else call.bias.detach().to(invstd)
+    return invstd, gamma, beta
+
+
 def _far(call: Call, moments: Tensor, own: Tensor) -> str | None:
     """Whether z lies so far from zero that what varies in it is hidden, its statistics being fixed.
 
     Those say nothing of this x. Only the gradient of weight needs x-hat then.
     """
-    invstd = (moments[2] + call.eps).rsqrt()
-    gamma = torch.ones_like(invstd) if call.weight is None else call.weight.detach().to(invstd)
-    beta = torch.zeros_like(invstd) if call.bias is None else call.bias.detach().to(invstd)
+    invstd, gamma, beta = _line(call, moments)
     centre = ((own[1] - moments[1]) * invstd + beta / gamma).abs()
     spread = own[2].sqrt() * invstd
-    most = _SHIFTED[call.x.dtype.itemsize] * spread.amax()
-    bad = ~(centre <= most)
-    if not bad.any():
+    c = _beyond(centre, _SHIFTED[call.x.dtype.itemsize] * spread.amax())
+    if c is None:
         return None
-    c = int(bad.to(torch.uint8).argmax())
     return (
         f"in channel {c} this input comes out {float(centre[c]):.3g} times the weight from zero, "
         f"and varies by {float(spread[c]):.2g} times it: rounding to {call.x.dtype} would lose the "
@@ -158,17 +167,14 @@ def _far(call: Call, moments: Tensor, own: Tensor) -> str | None:
 
 def _saturated(call: Call, moments: Tensor) -> str | None:
     """Whether ELU came so near ``-alpha`` that its argument is lost."""
-    x, weight, bias = call.x, call.weight, call.bias
+    x = call.x.detach()
     dims = [d for d in range(x.dim()) if d != 1]
-    invstd = (moments[2] + call.eps).rsqrt()
-    gamma = torch.ones_like(invstd) if weight is None else weight.detach().to(invstd.dtype)
-    ends = torch.stack((x.detach().amin(dims), x.detach().amax(dims))).to(invstd.dtype)
-    z = ((ends - moments[1]) * invstd * gamma).amin(0)
-    z = z if bias is None else z + bias.detach()
-    bad = ~((-z).exp() <= _SATURATED * gamma.abs())
-    if not bad.any():
+    invstd, gamma, beta = _line(call, moments)
+    ends = torch.stack((x.amin(dims), x.amax(dims))).to(invstd)
+    z = ((ends - moments[1]) * invstd * gamma).amin(0) + beta
+    c = _beyond((-z).exp(), _SATURATED * gamma.abs())
+    if c is None:
         return None
-    c = int(bad.to(torch.uint8).argmax())
     return (
         f"in channel {c} {call.activation} of {float(z[c]):.3g} is too near its limit to be undone "
         f"(weight {float(gamma[c]):g})"

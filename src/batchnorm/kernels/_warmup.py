@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from batchnorm.kernels import numba
+from batchnorm.kernels._takes import DTYPES
 
 
 class Compiled(NamedTuple):
@@ -78,8 +79,8 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
     """
     dtypes = tuple(dtypes)
     for dtype in dtypes:
-        if dtype not in numba.DTYPES:
-            known = ", ".join(str(d) for d in numba.DTYPES)
+        if dtype not in DTYPES:
+            known = ", ".join(str(d) for d in DTYPES)
             raise ValueError(f"warmup has no kernel for {dtype}; expected some of {known}")
     runs, reason = numba.here()
     if not runs:

@@ -6,5 +6,5 @@ from batchnorm.train._evaluate import evaluate as evaluate
 from batchnorm.train._fits import take_sizes as take_sizes
 from batchnorm.train._repeatable import batches as batches
 from batchnorm.train._repeatable import seeded as seeded
-from batchnorm.train._train import Row as Row
+from batchnorm.train._rows import Row as Row
 from batchnorm.train._train import train as train

@@ -8,11 +8,10 @@ from torch.nn.functional import cross_entropy
 
 from batchnorm.data import Data
 from batchnorm.train._descent import MakeOptimizer, check_numbers, descent_of, trainable
-from batchnorm.train._evaluate import judge, modes_given_back, moved
+from batchnorm.train._evaluate import modes_given_back, moved
 from batchnorm.train._fits import check_output
 from batchnorm.train._repeatable import batches, seeded
-
-Row = dict[str, float | int | None]
+from batchnorm.train._rows import Row, Rows
 
 
 def train(
@@ -71,50 +70,25 @@ def train(
     check_numbers(learning_rate, steps, batch_size, every)
     first = trainable(model)[0]
     x, y = moved(data.train, first)
-    judged = [
-        (name, *moved(part, first))
-        for name, part in (("validation", data.validation), ("test", data.test))
-    ]
-    rows: list[Row] = []
-
-    def add(step: int, losses: list[float]) -> None:
-        row: Row = {"step": step, "loss": None, "peak_loss": None}
-        if losses:
-            row |= {"loss": _finite(sum(losses) / len(losses)), "peak_loss": _finite(max(losses))}
-        for name, inputs, labels in judged:
-            loss, accuracy = judge(model, inputs, labels, overwrites=overwrites)
-            row[f"{name}_loss"] = _finite(loss)
-            row[f"{name}_accuracy"] = accuracy if math.isfinite(loss) else None
-            if step == 0:
-                row[f"{name}_examples"] = len(labels)
-        rows.append(row)
-        if on_row is not None:
-            on_row(row)
-
+    rows = Rows(model, data, first, on_row)
     with seeded(seed, first.device), modes_given_back(model):
         if not model.training:
             model.train()
-        overwrites = check_output(model, x[:batch_size], data)
+        rows.overwrites = check_output(model, x[:batch_size], data)
         descent = descent_of(trainable(model), optimizer, learning_rate)
-        add(0, [])
+        rows.judge(0, [])
         losses: list[float] = []
         for step, batch in enumerate(batches(len(y), batch_size, steps, seed), start=1):
             batch = batch.to(first.device)
             loss = cross_entropy(model(x.index_select(0, batch)), y.index_select(0, batch))
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                rows.append({**dict.fromkeys(rows[0]), "step": step, "diverged": True})
-                if on_row is not None:
-                    on_row(rows[-1])
+                rows.diverged(step)
                 break
             descent.zero_grad()
             loss.backward()
             descent.step()
             if step % every == 0 or step == steps:
-                add(step, losses)
+                rows.judge(step, losses)
                 losses = []
-    return rows
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return rows.made
