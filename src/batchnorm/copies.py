@@ -81,7 +81,10 @@ def _memo(model: nn.Module, *, own_state: bool) -> dict[int, Any]:
             memo |= {} if own_state else {id(module): module}
             continue
         for value in _held(module):
-            if isinstance(value, Tensor) and not (own_state and is_lazy(value)):
+            if isinstance(value, Tensor) and own_state and is_lazy(value):
+                make: Any = type(value)  # a run gives it memory; torch cannot copy its lazy buffers
+                memo[id(value)] = make(value.requires_grad, value.device, value.dtype)
+            elif isinstance(value, Tensor):
                 own = own_state and not isinstance(value, nn.Parameter)
                 memo[id(value)] = value.detach().clone() if own else value
     return memo

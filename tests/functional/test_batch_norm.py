@@ -96,6 +96,16 @@ def test_a_mask_for_each_position_with_channels_last():
     torch.testing.assert_close(y[mask], batch_norm(x[mask], training=True))
 
 
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("-inf")])
+def test_a_weight_that_is_not_above_zero_leaves_out(weight):
+    x, mask = torch.randn(6, 3), torch.rand(6) + 0.5
+    mask[2] = weight
+    y = batch_norm(x, training=True, mask=mask)
+    rest = torch.arange(6) != 2
+    torch.testing.assert_close(y[rest], batch_norm(x[rest], training=True, mask=mask[rest]))
+    assert not y[2].any()
+
+
 def test_a_naive_formula_loses_what_ours_keeps_far_from_zero():
     x = torch.randn(64, 8) + 1e6
     right = (x.double() - x.double().mean(0)) / (x.double().var(0, correction=0) + 1e-5).sqrt()
@@ -111,9 +121,10 @@ def test_a_naive_formula_loses_what_ours_keeps_far_from_zero():
         ((torch.ones(3),), {}, ValueError, r"x has shape \(3,\); expected at least a batch and a channel axis"),
         ((torch.ones(3, 2), torch.ones(3), torch.ones(2)), {}, ValueError, r"running_mean has shape \(3,\); expected \(2,\)"),
         ((torch.ones(3, 2), torch.ones(2), torch.ones(1, 2)), {}, ValueError, r"running_var has shape \(1, 2\); expected \(2,\)"),
-        ((torch.ones(3, 2, 5), None, None, torch.ones(5)), {}, ValueError, r"weight has shape \(5,\); expected \(2,\), .* x with shape \(3, 2, 5\); .*axis="),
+        ((torch.ones(3, 2, 5), None, None, torch.ones(5)), {}, ValueError, r"weight has shape \(5,\); expected \(2,\), .* x with shape \(3, 2, 5\); a layer for them has num_features=2; .*axis="),
         ((torch.ones(3, 2), None, None, None, torch.ones(3)), {}, ValueError, r"bias has shape \(3,\)"),
-        ((torch.ones(3, 2),), {"eps": 0.0}, ValueError, r"eps=0.0; batch_norm eps must be positive, such as 1e-5"),
+        ((torch.ones(3, 2),), {"eps": 0.0}, ValueError, r"eps=0.0; batch_norm eps must be positive, a number such as 1e-5"),
+        ((torch.ones(3, 2),), {"eps": float("inf")}, ValueError, r"eps=inf; batch_norm eps"),
         ((torch.ones(3, 2),), {"eps": float("nan")}, ValueError, r"eps=nan"),
         ((torch.ones(3, 2), torch.ones(2), torch.ones(2)), {"momentum": 99.0}, ValueError, r"momentum=99.0; expected None or the share of the new batch"),
         ((torch.ones(3, 2), torch.ones(2), torch.ones(2)), {"momentum": None}, ValueError, r"momentum=None .* num_batches_tracked counts; .*torch.tensor\(0\)"),
@@ -122,7 +133,13 @@ def test_a_naive_formula_loses_what_ours_keeps_far_from_zero():
         ((torch.ones(3, 2),), {"training": False}, ValueError, r"running_mean=None with training=False; .*give both, or training=True"),
         ((torch.ones(3, 2), torch.ones(2)), {"training": False}, ValueError, r"running_var=None with training=False"),
         ((torch.ones(3, 2),), {"mask": torch.ones(2)}, ValueError, r"mask has shape \(2,\); expected \(3,\), one value for each position"),
-        ((torch.ones(3, 2, 5),), {"mask": torch.ones(3, 2, 5)}, ValueError, r"mask has shape \(3, 2, 5\); expected \(3, 5\).* or \(3,\), one for each example"),
+        ((torch.ones(3, 2, 5),), {"mask": torch.ones(3, 2, 5)}, ValueError, r"mask has shape \(3, 2, 5\); expected \(3, 5\).* or \(3,\), one for each example; .*: mask.select\(1, 0\)"),
+        ((torch.ones(3, 5, 2),), {"mask": torch.ones(3, 5, 1), "axis": -1}, ValueError, r"expected \(3, 5\).*; all channels have the same mask: mask.select\(-1, 0\)"),
+        ((torch.ones(3, 2, 5),), {"mask": torch.ones(5)}, ValueError, r"mask has shape \(5,\); expected \(3, 5\).*; the same for several: mask.expand\(3, 5\)"),
+        ((torch.ones(3, 2, 5),), {"mask": torch.ones(4)}, ValueError, r"mask has shape \(4,\); expected \(3, 5\).* for each example$"),
+        ((torch.ones(3, 2),), {"residual": torch.ones(3, 2, dtype=torch.int64)}, ValueError, r"residual is torch.int64 on cpu; .*: residual.float\(\)"),
+        ((torch.ones(3, 2), torch.ones(2, device="meta"), torch.ones(2, device="meta")), {}, ValueError, r"running_mean is torch.float32 on meta; .* layer.to_empty\(device='cpu'\)"),
+        ((torch.ones(3, 2, device="meta"), torch.ones(2), torch.ones(2)), {}, ValueError, r"running_mean is torch.float32 on cpu; .* on meta, where x is: running_mean.to\(x.device\), or layer.to\(x.device\)"),
         ((torch.ones(3, 2),), {"axis": 2}, ValueError, r"axis=2 is no channel axis of x with shape \(3, 2\); expected one of 1 to 1"),
         ((torch.ones(3, 2),), {"axis": 0}, ValueError, r"axis=0 is no channel axis"),
         ((torch.ones(3, 2),), {"axis": "2"}, ValueError, r"axis='2' is no channel axis of x"),
@@ -138,6 +155,7 @@ def test_a_naive_formula_loses_what_ours_keeps_far_from_zero():
         ((torch.ones(3, 2),), {"skipped": torch.zeros(2)}, ValueError, r"skipped is torch.float32 of shape \(2,\); expected one integer, such as torch.tensor\(0\)"),
         ((torch.ones(3, 2),), {"backend": "fast"}, ValueError, r"backend='fast' is not known"),
         ((torch.ones(3, 2),), {"activation": "mish"}, ValueError, r"activation='mish' is not known"),
+        ((torch.ones(3, 2),), {"activation": nn.ReLU}, ValueError, r"activation=<class .*ReLU'> is not known; .* such as torch.nn.ReLU\(\), or None"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_what_where_and_the_way_out(arguments, options, error, message):

@@ -220,3 +220,9 @@ def test_an_activation_that_cannot_be_undone_is_refused():
         BatchNormAct1d(3, "relu", inplace=True)
     with pytest.raises(ValueError, match=message):
         batch_norm(torch.randn(4, 3), training=True, activation="relu", inplace=True)
+    for activation in (nn.LeakyReLU(0.0), nn.LeakyReLU(-0.5), nn.ELU(0.0)):
+        message = (
+            r"inplace=True with activation .*\(-?0.*, which cannot be undone; .* above zero, or"
+        )
+        with pytest.raises(ValueError, match=message):
+            BatchNormAct1d(3, activation, inplace=True)

@@ -150,9 +150,7 @@ class TestErrors:
 
     def test_a_mask_that_fits_no_input_names_the_layer(self):
         model = nn.Sequential(nn.Conv1d(2, 4, 3, stride=2), BatchNorm1d(4))
-        message = (
-            r"mask of shape \(3, 9\) does not fit 1, whose input has shape \(3, 4, 4\).*\(3, 4\)"
-        )
+        message = r"mask of shape \(3, 9\) does not fit the batch norm 1, whose input has shape \(3, 4, 4\).*\(3, 4\)"
         with masked(model, lengths_mask(LENGTHS)), pytest.raises(ValueError, match=message):
             model(torch.randn(3, 2, 9))
 

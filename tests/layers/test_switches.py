@@ -141,3 +141,11 @@ def test_batch_norms_without_switches_are_named():
         ValueError, match=r"Linear has no batch norm to switch; expected a model with"
     ):
         switches(nn.Linear(1, 1)).__enter__()
+
+
+@pytest.mark.parametrize("value", ["no", 0, None])
+def test_update_is_a_bool(value):
+    layer = BatchNorm1d(3)
+    with pytest.raises(ValueError, match=f"update={value!r}; expected True or False"):
+        layer.update = value
+    assert layer.update is True

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision.models as zoo
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 import batchnorm
 from batchnorm import adopt
@@ -169,6 +170,50 @@ def test_what_may_do_otherwise_is_left_alone_with_the_reason():
     assert left["3"] == "has not seen yet how many channels there are: run the model first"
     assert left["4"] == "ours already: set on it what it should do"
     assert type(changes.model[0]) is Own
+
+
+def test_a_lazy_model_with_an_example_stays_lazy():
+    model = nn.Sequential(
+        nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 3), nn.BatchNorm1d(3)
+    )
+    changes = adopt(model, torch.randn(5, 2))
+    assert changes.error < 1e-6
+    assert [path for path, _ in changes.changed] == ["3"]
+    assert [path for path, _ in changes.skipped] == ["1"]
+    for one in (model, changes.model):
+        assert type(one[1]) is nn.LazyBatchNorm1d
+        assert all(is_lazy(t) for t in (one[0].weight, one[1].weight, one[1].running_mean))
+    model(torch.randn(5, 2))
+    assert changes.model[1].running_mean is model[1].running_mean
+
+
+def test_torchscript_is_named_with_the_way_out():
+    part = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    changes = adopt(nn.Sequential(part, nn.BatchNorm1d(3)), torch.randn(4, 3))
+    assert [path for path, _ in changes.changed] == ["1"]
+    assert changes.skipped == [
+        ("0.1", "runs as TorchScript, outside of Python: adopt the model, then script it")
+    ]
+
+
+def test_what_torch_is_to_quantize_stays_torchs():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+    model[0].qconfig, model[1].qconfig = object(), None
+    changes = adopt(model)
+    assert [path for path, _ in changes.changed] == ["1"]
+    reason = "is to be quantized, by what knows torch's classes alone: it has a qconfig"
+    assert changes.skipped == [("0", reason)]
+
+
+@pytest.mark.parametrize("name", ["axis", "update", "skipped", "statistics", "pool"])
+def test_an_attribute_that_means_something_else_in_ours_is_named(name):
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+    setattr(model[0], name, 0)
+    changes = adopt(model)
+    assert [path for path, _ in changes.changed] == ["1"]
+    reason = f"has an attribute {name!r} of its own, which means something else in ours"
+    assert changes.skipped == [("0", reason)]
+    assert type(changes.model[0]) is nn.BatchNorm1d
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,13 +11,11 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from batchnorm.functional._check_kinds import (
     FLOATING,
-    check_mask,
     check_tensors,
     no_tensor,
 )
 from batchnorm.functional._quantities import mapped_levels
 from batchnorm.functional._running import Running
-from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._in_place import KINDS as INVERTIBLE
 
@@ -49,13 +48,13 @@ def check(
         )
     try:
         _check_channel_values(x, running_mean, running_var, weight, bias, axis)
-        good = eps > 0
+        good = 0 < eps < math.inf
     except (AttributeError, TypeError):
         named = {"running_mean": running_mean, "running_var": running_var}
         check_tensors(f"({x.shape[1]},)", **named, weight=weight, bias=bias)
         good = False
     if not good:
-        raise ValueError(f"eps={eps!r}; batch_norm eps must be positive, such as 1e-5")
+        raise ValueError(f"eps={eps!r}; batch_norm eps must be positive, a number such as 1e-5")
     if training:
         if several:
             _check_several(x, axis)
@@ -110,7 +109,7 @@ def _check_several(x: Tensor, axis: int) -> None:
     if one_value_a_channel(x):
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size "
-            f"{_shown(x, axis)}: the variance of one value is zero; use larger batches, drop the "
+            f"{shown(x, axis)}: the variance of one value is zero; use larger batches, drop the "
             f"last partial one (DataLoader(drop_last=True)), evaluate with running statistics, or "
             f'say what one value gets: one_value="running" or "beta"'
         )
@@ -148,10 +147,10 @@ def _wrong_shape(name: str, value: Tensor, x: Tensor, axis: int) -> ValueError:
     channels = x.shape[1]
     return ValueError(
         f"{name} has shape {tuple(value.shape)}; expected ({channels},), one value for each of the "
-        f"{channels} channels of x with shape {_shown(x, axis)}"
+        f"{channels} channels of x with shape {shown(x, axis)}"
         + (f" (channels on axis {axis})" if axis != 1 else "")
-        + "; if the channels of x are on another axis, say which with axis="
-        + _vmap_hint(x)
+        + f"; a layer for them has num_features={channels}; if the channels of x are on another "
+        f"axis, say which with axis=" + _vmap_hint(x)
     )
 
 
@@ -163,9 +162,14 @@ def _vmap_hint(x: Tensor) -> str:
 
 
 def _wrong_kind(name: str, value: Tensor, x: Tensor) -> ValueError:
+    way = f"{name}.to(x.device), or layer.to(x.device) for a layer's"
+    if value.is_meta:
+        way = f"a layer made on meta gets memory by layer.to_empty(device={str(x.device)!r})"
+    elif value.device == x.device:
+        way = f"{name}.float()"
     return ValueError(
         f"{name} is {value.dtype} on {value.device}; expected float64, float32, bfloat16 or "
-        f"float16 on {x.device}, where x is: {name}.to(x.device)"
+        f"float16 on {x.device}, where x is: {way}"
     )
 
 
@@ -207,34 +211,9 @@ def check_momentum(running: Running) -> None:
         )
 
 
-def _shown(x: Tensor, axis: int) -> tuple[int, ...]:
+def shown(x: Tensor, axis: int) -> tuple[int, ...]:
     """The shape as the user gave it."""
     return tuple(x.movedim(1, axis).shape)
-
-
-def position_mask(mask: Any, x: Tensor, axis: int, training: bool) -> Tensor:
-    """`mask` as the kernels take it: x's rank, 1 on the channel axis."""
-    check_mask(mask)
-    if mask.device != x.device:
-        raise ValueError(
-            f"mask is {mask.dtype} on {mask.device}; expected bool or real weights on {x.device}, "
-            f"where x is: mask.to(x.device)"
-        )
-    if training and x.numel() and unseen(mask) and not (mask > 0).any():
-        raise ValueError(
-            f"mask leaves no position of x with shape {_shown(x, axis)}, and there are no "
-            f"statistics of nothing; expected at least one: leave this batch out, or normalize "
-            f"with running statistics (training=False)"
-        )
-    positions = (x.shape[0], *x.shape[2:])
-    if mask.shape == x.shape[:1]:
-        return mask.view(-1, *[1] * (x.dim() - 1))
-    if mask.shape == positions:
-        return mask.unsqueeze(1)
-    raise ValueError(
-        f"mask has shape {tuple(mask.shape)}; expected {positions}, one value for each position "
-        f"of x with shape {_shown(x, axis)}, or ({x.shape[0]},), one for each example"
-    )
 
 
 def check_invertible(activation: Activation) -> None:
@@ -243,4 +222,9 @@ def check_invertible(activation: Activation) -> None:
         raise ValueError(
             f"inplace=True with activation {activation}, which cannot be undone; expected one of "
             f"{', '.join(INVERTIBLE)}, or inplace=False"
+        )
+    if activation.kind != "identity" and not 0 < activation.parameter < math.inf:
+        raise ValueError(
+            f"inplace=True with activation {activation}, which cannot be undone; expected a "
+            f"parameter above zero, or inplace=False"
         )

@@ -75,3 +75,9 @@ def check_axis(axis: object, dims: int, what: str) -> None:
             f"axis={axis!r} is no channel axis of {what}; expected one of 1 to {dims - 1}, or -1 "
             f"for the last (axis 0 is the batch)"
         )
+
+
+def check_switch(name: str, value: object) -> None:
+    """Check that this is on or off: any other text or object would count as on."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}; expected True or False")

@@ -21,9 +21,9 @@ from batchnorm.functional._check import (
     check_invertible,
     check_momentum,
     check_residual,
-    position_mask,
 )
 from batchnorm.functional._check_kinds import check_axis
+from batchnorm.functional._check_mask import position_mask
 from batchnorm.functional._check_small import Small, check_options
 from batchnorm.functional._running import Running
 from batchnorm.functional._unseen import unseen

@@ -67,7 +67,8 @@ def batch_norm(
         mask: which positions are data: ``(N,)`` for whole examples, or x's shape without the
             channel axis. A bool mask selects; a real-valued one weights, as frequencies: 2.0 counts
             as two such positions, and weights that sum to 1 would be one value in all. What is left
-            out enters neither statistics nor gradients, comes out as 0, and may hold NaN. Where
+            out (by a weight that is not above zero) enters neither statistics nor gradients, comes
+            out as 0, and may hold NaN. Where
             all are left out all comes out as 0 and the running statistics stay as they are; in
             training eager calls on a CPU raise then.
         axis: where the channels are.

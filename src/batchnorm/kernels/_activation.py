@@ -77,7 +77,7 @@ class Activation:
         if given not in KINDS:
             raise ValueError(
                 f"activation={given!r} is not known; expected one of {', '.join(KINDS)}, "
-                f"a torch.nn activation module, or None"
+                f"a torch.nn activation module such as torch.nn.ReLU(), or None"
             )
         return cls(given, _DEFAULTS.get(given, 0.0))
 

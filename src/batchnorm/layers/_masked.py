@@ -47,9 +47,10 @@ class Ambient(NamedTuple):
             mask = self.resize(mask, tuple(positions))
             if list(mask.shape) == positions:
                 return mask
+        layer = f"the batch norm {self.path}" if self.path else "the model"
         raise ValueError(
-            f"mask of shape {tuple(self.mask.shape)} does not fit {self.path or 'the model'}, "
-            f"whose input has shape {tuple(x.shape)} with the channels on axis {axis}; expected "
+            f"mask of shape {tuple(self.mask.shape)} does not fit {layer}, whose input has shape "
+            f"{tuple(x.shape)} with the channels on axis {axis}; expected "
             f"{tuple(positions)}, one value for each position, or ({x.shape[0]},), one for each "
             f"example; where the model makes its input smaller give masked(resize='nearest'), or "
             f"a function (mask, positions) -> mask"

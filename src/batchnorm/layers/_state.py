@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.functional import _group
-from batchnorm.functional._check_kinds import check_axis, check_channels
+from batchnorm.functional._check_kinds import check_axis, check_channels, check_switch
 from batchnorm.functional._check_small import check_small
 from batchnorm.functional._normalize import Rare, normalize
 from batchnorm.functional._running import Running
@@ -113,6 +113,8 @@ class Layer(_NormBase):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As torch's; what a call would have to look at each time is looked at here."""
+        if name == "update":
+            check_switch(name, value)
         super().__setattr__(name, value)
         if name in _RARE:
             usual = all(getattr(self, one) is default for one, default in _RARE.items())

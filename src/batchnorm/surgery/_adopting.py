@@ -22,6 +22,7 @@ OURS: dict[type[nn.Module], type[Layer]] = {
     nn.BatchNorm2d: BatchNorm2d,
     nn.BatchNorm3d: BatchNorm3d,
 }
+SCRIPTED = {kind.__name__ for kind in OURS}
 # What a layer is when it is made; all else that ours has and torch's has not is an option.
 GIVEN = ("weight", "bias", "axis")
 
@@ -37,7 +38,9 @@ def adopted(model: nn.Module, example: Any, options: dict[str, Any]) -> Changes:
     ours: dict[str, Layer] = {}
     left: dict[str, str] = {}
     for path, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, torch.jit.ScriptModule) and module.original_name in SCRIPTED:
+            left[path] = "runs as TorchScript, outside of Python: adopt the model, then script it"
+        elif isinstance(module, _BatchNorm):
             made = _ours(module, options)
             if isinstance(made, str):
                 left[path] = made
@@ -75,7 +78,9 @@ def _ours(norm: _BatchNorm, options: dict[str, Any]) -> Layer | str:
         return f"{kind.__module__}.{kind.__qualname__} is a class of its own: it may do otherwise"
     if "forward" in vars(norm):
         return "a forward was put on it, which may do otherwise"
-    return OURS[kind](
+    if vars(norm).get("qconfig") is not None:
+        return "is to be quantized, by what knows torch's classes alone: it has a qconfig"
+    made = OURS[kind](
         norm.num_features,
         norm.eps,
         norm.momentum,
@@ -84,6 +89,10 @@ def _ours(norm: _BatchNorm, options: dict[str, Any]) -> Layer | str:
         device="meta",
         **options,
     )
+    kept = {*vars(norm), *norm._buffers, *norm._parameters, *norm._modules}
+    for name in sorted(kept & {*dir(made)} - {*dir(kind(1, device="meta")), "qconfig"}):
+        return f"has an attribute {name!r} of its own, which means something else in ours"
+    return made
 
 
 def _become(norm: nn.Module, made: Layer, options: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
-from batchnorm.functional._check import position_mask
+from batchnorm.functional._check_mask import position_mask
 from batchnorm.functional._ragged import _rows
 from batchnorm.layers._state import Layer
 from batchnorm.moments import Moments, widest

@@ -19,7 +19,10 @@ def adopt(model: nn.Module, example: Any = None, **options: Any) -> Changes:
     half precision: ours are in float32.
 
     What is no plain batch norm of torch's is left alone, with the reason: a class derived from one
-    or a ``forward`` put on one, since these may compute something else, and ``SyncBatchNorm``.
+    or a ``forward`` put on one, since these may compute something else; ``SyncBatchNorm``; a lazy
+    one before its first input; one in TorchScript, or with a ``qconfig``, since torch quantizes
+    its own classes alone; one with an attribute that means something else in ours, such as
+    ``axis``.
 
     Args:
         model: any model.

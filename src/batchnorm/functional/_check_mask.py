@@ -1,0 +1,49 @@
+"""What a mask gets that does not fit, and how one that does is laid beside x."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from batchnorm.functional._check import shown
+from batchnorm.functional._check_kinds import check_mask
+from batchnorm.functional._unseen import unseen
+
+
+def position_mask(mask: Any, x: Tensor, axis: int, training: bool) -> Tensor:
+    """`mask` as the kernels take it: x's rank, 1 on the channel axis."""
+    check_mask(mask)
+    if mask.device != x.device:
+        raise ValueError(
+            f"mask is {mask.dtype} on {mask.device}; expected bool or real weights on {x.device}, "
+            f"where x is: mask.to(x.device)"
+        )
+    if training and x.numel() and unseen(mask) and not (mask > 0).any():
+        raise ValueError(
+            f"mask leaves no position of x with shape {shown(x, axis)}, and there are no "
+            f"statistics of nothing; expected at least one: leave this batch out, or normalize "
+            f"with running statistics (training=False)"
+        )
+    positions = (x.shape[0], *x.shape[2:])
+    if mask.shape == x.shape[:1]:
+        return mask.view(-1, *[1] * (x.dim() - 1))
+    if mask.shape == positions:
+        return mask.unsqueeze(1)
+    raise ValueError(
+        f"mask has shape {tuple(mask.shape)}; expected {positions}, one value for each position "
+        f"of x with shape {shown(x, axis)}, or ({x.shape[0]},), one for each example"
+        + _way_out(mask, positions, axis)
+    )
+
+
+def _way_out(mask: Tensor, positions: tuple[int, ...], axis: int) -> str:
+    """What makes a mask fit that has channels too, or lacks an axis."""
+    if mask.dim() == len(positions) + 1:
+        return f"; all channels have the same mask: mask.select({axis}, 0)"
+    try:
+        together = torch.broadcast_shapes(mask.shape, positions)
+    except RuntimeError:
+        return ""
+    return f"; the same for several: mask.expand{positions}" if together == positions else ""
