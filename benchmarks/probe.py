@@ -53,19 +53,21 @@ def kept_rows(rounds):
 
 
 def kept(layout, rounds):
-    """Seconds of ours and of torch's, for each shape."""
+    """What was timed of each shape: ours, torch's, and a copy."""
     from cases import cases, resnets
-    from contenders import eager, ours, step
+    from contenders import copy_step, eager, ours, step
     from measure import interleaved
 
-    return {
-        str(case): interleaved(
-            {"ours": step(ours(case), case, layout), "torch": step(eager(case), case, layout)},
-            rounds,
-            0.02,
-        )
-        for case in resnets(cases())
-    }
+    rows = []
+    for case in resnets(cases()):
+        steps = {
+            "ours": step(ours(case), case, layout),
+            "torch": step(eager(case), case, layout),
+            "copy": copy_step(case),
+        }
+        row = {"case": str(case), "megabytes": case.megabytes, "passes": case.passes}
+        rows.append(row | {"seconds": interleaved(steps, rounds, 0.02)})
+    return rows
 
 
 def status(field):
