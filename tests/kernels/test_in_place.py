@@ -167,7 +167,7 @@ REFUSALS = [
     ({"weight": torch.tensor([1.0, float("nan")])}, "a weight of nan cannot be undone"),
     ({"weight": torch.tensor([1.0, 1e36])}, "must be at most 3.3e+35"),
     ({"activation": Activation("leaky_relu", 1e-32)}, "a weight of 1 cannot be undone"),
-    ({"bias": torch.tensor([16.0, -17.0])}, "in channel 1 a bias of -17 is more than 16 times"),
+    ({"bias": torch.tensor([15.0, -17.0])}, "in channel 1 a bias of -17 is more than 16 times"),
     ({"weight": torch.tensor([0.01, 1.0]), "bias": torch.ones(2)}, "in channel 0 a bias of 1"),
     ({"bias": torch.tensor([float("nan"), 0.0])}, "in channel 0 a bias of nan"),
     ({"x": torch.randn(50, 2) * 1e-6, "bias": torch.ones(2)}, "more than 0.00"),

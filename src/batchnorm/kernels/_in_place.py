@@ -36,6 +36,11 @@ def recoverable(
     Returns:
         None if it can be had back, else the reason; `forward` knows the statistics and asks again.
     """
+    return _undone(weight, activation, dtype) or _shifted(weight, bias, 1.0, dtype)
+
+
+def _undone(weight: Tensor | None, activation: Activation, dtype: torch.dtype) -> str | None:
+    """Why the activation or the weight could not be undone."""
     steepness = _steepness(activation)
     if isinstance(steepness, str):
         return steepness
@@ -50,12 +55,12 @@ def recoverable(
             f"a weight of {value:g} cannot be undone in {dtype} under {activation}: its size "
             f"must be {words if high > most else 'at least ' + words}"
         )
-    return _shifted(weight, bias, 1.0, dtype)
+    return None
 
 
 def gaps(x: Tensor) -> str | None:
     """Why `x` cannot be an output, which fills its memory and holds each element once."""
-    if x.stride() == torch.empty_like(x, device="meta").stride():
+    if x.is_contiguous() or x.stride() == torch.empty_like(x, device="meta").stride():
         return None
     return f"x of shape {tuple(x.shape)} and strides {x.stride()} has gaps or overlaps itself"
 
@@ -76,18 +81,18 @@ def forward(backend: Backend, call: Call, moments: Tensor | None = None) -> Tens
     if residual is not None or mask is not None:
         what = "residual" if mask is None else "mask"
         return f"with a {what} the input cannot be had back from the output alone"
-    reason = gaps(x) or recoverable(weight, bias, activation, x.dtype)
+    reason = gaps(x) or _undone(weight, activation, x.dtype)
     if reason is not None:
         return reason
     if moments is None:
         if bias is None and activation.kind != "elu":
             return backend.forward(call, out=x)[1]
         moments = backend.statistics(x, None)
-        var = moments[2]
-        spread = float((var / (var + eps)).amax().sqrt()) if x.numel() else math.inf
-        reason = _shifted(weight, bias, spread, x.dtype)
-    elif weight is not None and weight.requires_grad and x.numel():
-        reason = _far(call, moments, backend.statistics(x, None))
+        reason = _shifted(weight, bias, _spread(moments, eps) if x.numel() else math.inf, x.dtype)
+    else:
+        reason = _shifted(weight, bias, 1.0, x.dtype)
+        if reason is None and weight is not None and weight.requires_grad and x.numel():
+            reason = _far(call, moments, backend.statistics(x, None))
     if reason is None and activation.kind == "elu" and x.numel():
         reason = _saturated(call, moments)
     if reason is not None:
@@ -115,10 +120,16 @@ def _range(weight: Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _spread(moments: Tensor, eps: float) -> float:
+    """The largest spread of xhat in any channel."""
+    var = float(moments[2].amax())
+    return math.sqrt(var / (var + eps))
+
+
 def _beyond(values: Tensor, most: Tensor | float) -> int | None:
     """The first channel whose value is above its limit, or NaN."""
-    bad = ~(values <= most)
-    return int(bad.to(torch.uint8).argmax()) if bad.any() else None
+    good = values <= most
+    return None if good.all() else int(good.to(torch.uint8).argmin())
 
 
 def _shifted(
@@ -128,8 +139,8 @@ def _shifted(
     if bias is None:
         return None
     most = _SHIFTED[dtype.itemsize] * spread
-    size = bias.detach().double().abs()
-    c = _beyond(size, most if weight is None else most * weight.detach().double().abs())
+    size = _widened(bias).abs()
+    c = _beyond(size, most if weight is None else _widened(weight).abs() * most)
     if c is None:
         return None
     return (
@@ -137,6 +148,10 @@ def _shifted(
         f"{1.0 if weight is None else float(weight[c]):g}: rounding to {dtype} would lose the "
         f"input's digits"
     )
+
+
+def _widened(parameter: Tensor) -> Tensor:
+    return parameter.detach() if parameter.itemsize > 2 else parameter.detach().float()
 
 
 def _line(call: Call, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
