@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import batchnorm
 from batchnorm import BatchNorm1d, BatchNormAct1d, switches
 
 EPS = 1e-5
@@ -133,7 +134,8 @@ def test_batch_norms_without_switches_are_named():
     net = nn.Sequential(BatchNorm1d(2), nn.Sequential(nn.BatchNorm2d(3)))
     with pytest.raises(
         ValueError,
-        match=r"1\.0 \(BatchNorm2d\) cannot switch; expected batch norms of this package",
+        match=r"1\.0 \(BatchNorm2d\) cannot switch; expected batch norms of this package: model = "
+        r"batchnorm.adopt\(model\).model",
     ):
         switches(net, update=False).__enter__()
     assert net[0].update
@@ -149,3 +151,13 @@ def test_update_is_a_bool(value):
     with pytest.raises(ValueError, match=f"update={value!r}; expected True or False"):
         layer.update = value
     assert layer.update is True
+
+
+def test_a_model_that_is_one_of_torchs_is_named_and_adopted():
+    layer = torch.nn.BatchNorm1d(3)
+    with pytest.raises(ValueError, match=r"^the model \(BatchNorm1d\) cannot switch"):
+        switches(layer, update=False).__enter__()
+    with pytest.raises(ValueError, match=r"^no mask reaches the model \(BatchNorm1d\); expected"):
+        batchnorm.masked(layer, torch.ones(3)).__enter__()
+    with switches(batchnorm.adopt(layer).model, update=False):
+        pass

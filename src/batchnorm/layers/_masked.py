@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from batchnorm.functional._check_kinds import check_input, check_mask
 from batchnorm.layers._passes import Passes
 from batchnorm.layers._state import Layer
+from batchnorm.layers._switches import ADOPTED, named_others
 
 Resize = Callable[[Tensor, tuple[int, ...]], Tensor]
 
@@ -129,12 +130,9 @@ def masked(
 def _layers(model: nn.Module) -> dict[str, Layer]:
     norms = Layer | _BatchNorm
     found = {path: m for path, m in model.named_modules() if isinstance(m, norms)}
-    deaf = [f"{path} ({type(m).__name__})" for path, m in found.items() if not isinstance(m, Layer)]
+    deaf = named_others(found)
     if deaf:
-        raise ValueError(
-            f"no mask reaches {', '.join(deaf)}; expected batch norms of this package: put them in "
-            f"their place, such as batchnorm.BatchNorm2d for torch.nn.BatchNorm2d"
-        )
+        raise ValueError(f"no mask reaches {deaf}; {ADOPTED}")
     if not found:
         raise ValueError(
             f"{type(model).__name__} has no batch norm that a mask could reach; expected a model "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from torch import nn
@@ -55,15 +55,24 @@ def switches(
             layer.statistics, layer.update = statistics, update
 
 
+ADOPTED = (
+    "expected batch norms of this package: model = batchnorm.adopt(model).model makes torch's "
+    "ours, or put them in their place, such as batchnorm.BatchNorm2d for torch.nn.BatchNorm2d"
+)
+
+
+def named_others(found: Mapping[str, nn.Module]) -> str:
+    """Those batch norms that are not of this package, by path and class."""
+    others = ((p, m) for p, m in found.items() if not isinstance(m, Layer))
+    return ", ".join(f"{p or 'the model'} ({type(m).__name__})" for p, m in others)
+
+
 def layers_of(model: nn.Module, what: str) -> list[Layer]:
     """The batch norms of `model`, all of which must be of this package to do `what`."""
     found = {p: m for p, m in model.named_modules() if isinstance(m, Layer | _BatchNorm)}
-    without = [f"{p} ({type(m).__name__})" for p, m in found.items() if not isinstance(m, Layer)]
+    without = named_others(found)
     if without:
-        raise ValueError(
-            f"{', '.join(without)} cannot {what}; expected batch norms of this package: put them "
-            f"in their place, such as batchnorm.BatchNorm2d for torch.nn.BatchNorm2d"
-        )
+        raise ValueError(f"{without} cannot {what}; {ADOPTED}")
     if not found:
         raise ValueError(
             f"{type(model).__name__} has no batch norm to {what}; expected a model with batch "
