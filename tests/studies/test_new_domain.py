@@ -131,6 +131,25 @@ def test_a_network_that_has_learned_nothing_has_nothing_to_lose():
     assert shielded.caution.startswith(why), "without batch norm, and that counts too"
 
 
+def test_an_arm_that_has_learned_less_has_less_to_lose_and_that_is_said():
+    def shielded(arm, clean):
+        less = {"accuracy": clean}
+        rows = [
+            r | (less if r["batch_norm"] is arm and r["domain"] == study.CLEAN else {})
+            for r in made()
+        ]
+        return next(v for v in study.measure(rows) if v.metric.startswith("shielded"))
+
+    assert shielded(False, 0.6).caution == (
+        "Before any shift the network without batch norm is right on 60.0 %, the one with it on "
+        "90.0 % (medians): what has learned less has less to lose."
+    )
+    assert "the network with batch norm is right on 70.0 %, the one without it on" in (
+        shielded(True, 0.7).caution
+    )
+    assert shielded(False, 0.89).caution == ""
+
+
 def test_what_weakens_a_verdict_is_said():
     found = {v.metric.rpartition(",")[0]: v for v in study.measure(list(made(images=60)))}
     assert found["recovered, 512 images"].caution == "There were only 60 new images."

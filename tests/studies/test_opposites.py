@@ -76,6 +76,19 @@ def test_learning_rate():
     assert headline(other) == CONTRADICTED
 
 
+def test_learning_rate_of_a_network_that_few_rates_suit():
+    def on_grid(trial):
+        power = 4 * math.log10(trial.learning_rate)
+        return -7.2 < power < 6.4 and abs(power - round(power)) < 0.04
+
+    # Two layers of sigmoids learn little in 150 steps, but for rates about 2.
+    fields = {"activation": "sigmoid", "steps": 150, "every": 150, "depth": 2, "width": 50}
+    trials = cut(learning_rate, scale="full", seeds=2, where=on_grid, **fields)
+    usual, other = both(learning_rate, trials, forced.cubic)
+    assert headline(usual) == SUPPORTED
+    assert headline(other) != SUPPORTED
+
+
 def test_initialization():
     trials = cut(initialization, steps=200, every=200, depth=1, learning_rate=0.5)
     usual, other = both(initialization, trials, forced.cubic)

@@ -10,3 +10,21 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def about(seconds: float) -> str:
+    """An estimate as a person tells it, no finer than it is known.
+
+    >>> about(4), about(37), about(75), about(155), about(1100), about(4000), about(20_000)
+    ('a few seconds', '40 seconds', '1 minute', '3 minutes', '20 minutes', '1 hour', '6 hours')
+    """
+    if seconds < 9:
+        return "a few seconds"
+    if seconds < 55:
+        return f"{round(seconds, -1):.0f} seconds"
+    minutes = round(seconds / 60)
+    if minutes < 55:
+        count, unit = (max(1, minutes) if minutes < 10 else 5 * round(seconds / 300)), "minute"
+    else:
+        count, unit = round(seconds / 3600), "hour"
+    return f"{count} {unit}{'' if count == 1 else 's'}"

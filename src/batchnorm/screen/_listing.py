@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from batchnorm.screen._clock import clock
+from batchnorm.screen._clock import about
 from batchnorm.studies import Plan
 
 
@@ -23,9 +23,9 @@ def listing(plans: list[Plan], seconds: float | None) -> RenderableType:
     table.add_column(no_wrap=True, justify="right")
     for plan in plans:
         trials = f"{plan.trials} trials" if plan.trials else ""
-        took = "" if plan.seconds is None else f"about {clock(plan.seconds)}"
+        took = "" if plan.seconds is None else about(plan.seconds)
         title = Text(plan.title)
         title.append(f"\n{plan.reason}" if plan.reason else "", "yellow")
         table.add_row(Text(plan.name, "bold"), plan.lecture, title, trials, took)
-    told = "" if seconds is None else f": about {clock(seconds)} (studies share trials)"
+    told = "" if seconds is None else f": {about(seconds)} (studies share trials)"
     return Group(table, Text(f"\nAll of them: batchnorm study{told}", "dim"))

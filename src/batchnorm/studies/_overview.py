@@ -2,7 +2,9 @@
 
 from batchnorm.studies._context import Context
 from batchnorm.studies._estimate import Estimate, together
+from batchnorm.studies._network import EMBEDDED
 from batchnorm.studies._plan import Part
+from batchnorm.studies._presumed import Presumed
 from batchnorm.studies._run import Plan
 from batchnorm.studies._sitting import TIMES
 from batchnorm.studies._trial import Trial
@@ -10,8 +12,9 @@ from batchnorm.studies._trial import Trial
 
 def plans(parts: list[Part], context: Context, jobs: int) -> tuple[list[Plan], float | None]:
     """Each study's trials and seconds, and the seconds of all of them together."""
-    estimate = Estimate(context.examples)
-    estimate.prepare(t for p in parts for t in (*p.trials.values(), *p.timings.values()))
+    estimate = _estimate(
+        [t for p in parts for t in (*p.trials.values(), *p.timings.values())], context
+    )
 
     def seconds(trials: dict[str, Trial], timings: dict[str, Trial]) -> float | None:
         beside = estimate.seconds(trials.values())
@@ -34,3 +37,12 @@ def plans(parts: list[Part], context: Context, jobs: int) -> tuple[list[Plan], f
     every = {k: t for part in parts for k, t in part.trials.items()}
     timed = {k: t for part in parts for k, t in part.timings.items()}
     return out, seconds(every, timed)
+
+
+def _estimate(trials: list[Trial], context: Context) -> Presumed | Estimate:
+    """Of our own network it is known what it costs; any other is tried."""
+    if all(trial.network == EMBEDDED[0] for trial in trials):
+        return Presumed()
+    estimate = Estimate(context.examples)
+    estimate.prepare(trials)
+    return estimate

@@ -1,5 +1,6 @@
 """What a new domain costs a network, and what of it comes back."""
 
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -7,10 +8,11 @@ from torch import Tensor, nn
 
 from batchnorm.data import Examples
 from batchnorm.studies._averages import with_statistics
-from batchnorm.studies._taught import taught
+from batchnorm.studies._taught import taught, weakened
 from batchnorm.surgery import recalibrate
 from batchnorm.train import evaluate
 
+EQUAL = 0.02  # accuracies so close are not told apart
 LOST = 0.02  # a domain in which less accuracy is lost has nothing to recover
 CLEAN, AS_TRAINED, ANEW, SKEWED = "clean", "as trained", "measured anew", "of two classes"
 PRIOR = 16.0
@@ -102,6 +104,44 @@ def lost(rows: list[dict[str, Any]], way: str) -> float | None:
     """Points of accuracy lost on clean images in this way; None where a number is missing."""
     before, after = clean(rows), accuracy(rows, CLEAN, way)
     return None if before is None or after is None else 100 * (before - after)
+
+
+def doubts(
+    rows: Sequence[Found],
+    normed: Sequence[float | None],
+    plain: Sequence[float | None],
+    mark: float,
+) -> str:
+    """What weakens a comparison of both arms' losses.
+
+    Args:
+        rows: of both.
+        normed: accuracies with batch norm on images as they were, one a seed.
+        plain: the same without it.
+        mark: the points that count.
+    """
+    both = list(zip(normed, plain, strict=True))
+    # Where one arm has learned nothing there is nothing to compare with.
+    either = [None if a is None or b is None else min(a, b) for a, b in both]
+    pairs = [(a, b) for a, b in both if a is not None and b is not None]
+    return f"{weakened(rows, either, mark)} {_unequal(pairs)}".strip()
+
+
+def _unequal(pairs: Sequence[tuple[float, float]]) -> str:
+    """That one arm has learned less than the other, and so has less to lose; or nothing.
+
+    >>> _unequal([(0.95, 0.6), (0.96, 0.7)])
+    'Before any shift the network without batch norm is right on 65.0 %, the one with it on ...'
+    """
+    ours, theirs = (median(one) for one in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
+    if round(abs(ours - theirs), 9) <= EQUAL:
+        return ""
+    low, high = sorted((ours, theirs))
+    less, more = ("without", "with it") if theirs < ours else ("with", "without it")
+    return (
+        f"Before any shift the network {less} batch norm is right on {100 * low:.1f} %, the one "
+        f"{more} on {100 * high:.1f} % (medians): what has learned less has less to lose."
+    )
 
 
 def middle(values: list[float | None]) -> float | None:

@@ -42,7 +42,7 @@ METHOD = (
     "itself, for the way gone, and, since batch norm changes the scale of weights and gradients, "
     "relative change for relative way. Arms are compared where their training loss is the same. "
     "In noisy batch norm every unit's output is multiplied and shifted by numbers drawn anew at "
-    f"each step, the mean by up to {_noisy.MEAN:g} standard deviations, the spread by up to "
+    f"each step, the mean by up to {_noisy.MEAN:g} σ, the spread by up to "
     f"{100 * _noisy.SPREAD:.0f} %, with noise of {_noisy.OWN} for each example: it is raced "
     "against ordinary batch norm to the best accuracy without any. Its size was settled after a "
     "first run with half of it, which moved the distributions little further than they move "

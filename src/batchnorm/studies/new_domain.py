@@ -20,6 +20,7 @@ from batchnorm.studies._recovery import (
     Found,
     accuracy,
     anew,
+    doubts,
     less_lost,
     lost,
     middle,
@@ -176,10 +177,7 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
         middle([less_lost(ours, theirs, one) for one in DOMAINS])
         for theirs, ours in zip(plain, normed, strict=True)
     ]
-    # Where one arm has learned nothing there is nothing to compare with.
     without = [accuracy(mine, CLEAN, AS_TRAINED) for mine in plain]
-    both = zip(before, without, strict=True)
-    either = [None if a is None or b is None else min(a, b) for a, b in both]
     return [
         judge(
             NAME,
@@ -190,7 +188,7 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
             claimed=SHIELDED,
             unit="points",
             note="The median of the domains; both arms at the same learning rate.",
-            caution=weakened(rows, either, SHIELDED),
+            caution=doubts(rows, before, without, SHIELDED),
         ),
         *verdicts,
         judge(

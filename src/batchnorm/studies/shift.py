@@ -134,7 +134,7 @@ def measure(rows: list[dict[str, Any]]) -> list[Verdict]:
                 out.append(
                     judge(
                         NAME,
-                        f"drift of the {what} {mode}, {label(network)}",
+                        f"drift of the {what}, {mode}, {label(network)}",
                         f"{claim} {words} ({label(network)}).",
                         _times(mine, mode, what),
                         none=1.0,
