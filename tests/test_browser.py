@@ -257,6 +257,23 @@ def test_what_is_folded_is_without_fault_too(visit, good, width, scheme):
     assert faults(page) == []
 
 
+def test_a_line_ends_between_the_words_of_a_command(visit, good, tmp_path):
+    def broken(path):
+        page = visit(path, 230)
+        code = page.locator("footer pre code")
+        assert code.inner_text() == "batchnorm study --model made_up:network", "as it is copied"
+        words = page.locator("footer pre .word").all()
+        return [
+            word.inner_text()
+            for word in words
+            if word.evaluate("one => one.getClientRects().length > 1 || one.offsetHeight > 30")
+        ]
+
+    assert broken(good) == []
+    spoil = ".word { display: inline-block; max-width: 100%; }"
+    assert "--model" in broken(spoiled(good, tmp_path, spoil, ""))
+
+
 def test_many_measures_are_unfolded_by_the_keyboard(visit, good):
     page = visit(good)
     row = page.locator("#many tbody tr").last

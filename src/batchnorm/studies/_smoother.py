@@ -91,7 +91,7 @@ def pictures(seen: list[dict[str, Any]], verdicts: list[Verdict], noun: str) -> 
             "step",
             "relative_roughness",
             log_y=True,
-            y_title="relative change: the gradient's for the weights'",
+            y_title="relative change: gradient over weights",
             title=f"Roughness of the loss along the gradient, free of scale, {noun}",
         ),
     }
