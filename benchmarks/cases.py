@@ -109,7 +109,7 @@ def cases(quick=False):
     return resnets + others + variants
 
 
-def resnets(chosen):
-    """Those for which targets are set."""
-    return [c for c in chosen if c.group.startswith("ResNet") and c.work == "training"
-            and c.dtype == "float32" and c.relu and not c.residual]  # fmt: skip
+def has_target(group, work, dtype, relu, residual, **_):
+    """Whether targets are set for such a case."""
+    usual = work == "training" and dtype == "float32" and relu and not residual
+    return group.startswith("ResNet") and usual

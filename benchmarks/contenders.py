@@ -80,20 +80,17 @@ def eager(case, dtype=None):
 
 
 def compiled(case, layout):
-    """The same under torch.compile, compiled for one case in one layout before another is asked.
+    """The same under torch.compile, compiled for one case in one layout.
 
     A code object of its own each: Dynamo keeps what it compiled, and its limit, by code object.
     """
-    torch._dynamo.reset()
     norm, forward = eager(case)
     apart = types.FunctionType(
         forward.__code__.replace(co_name=f"forward_{layout}"),
         forward.__globals__,
         closure=forward.__closure__,
     )
-    contender = norm, torch.compile(apart, dynamic=False)
-    step(contender, case, layout)()
-    return contender
+    return norm, torch.compile(apart, dynamic=False)
 
 
 def step(contender, case, layout):
@@ -151,6 +148,7 @@ def wrong(case, layout):
 
 def contenders(case):
     """Name -> step, each in every layout."""
+    torch._dynamo.reset()  # what it compiled for the cases before
     steps = {"copy": copy_step(case)}
     for layout in case.layouts:
         steps[f"ours, {layout}"] = step(ours(case), case, layout)

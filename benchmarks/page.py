@@ -5,7 +5,7 @@ import math
 import statistics
 from pathlib import Path
 
-import cases
+from cases import has_target
 from measure import ratio, resolved
 
 WORDS = {"contiguous": "contiguous (NCHW)", "channels_last": "channels_last"}
@@ -54,17 +54,11 @@ def geometric_mean(values):
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
-def resnets(rows):
-    """The shapes for which targets are set."""
-    chosen = set(map(str, cases.resnets(cases.cases())))
-    return [r for r in rows if r["case"] in chosen and r["group"].startswith("ResNet")]
-
-
 def summary(rows, kept):
     """The targets and what was reached; `kept` are rows measured where freed memory is kept."""
     lines = ["| forward + backward with ReLU, float32, shapes of the ResNets | aimed at | geometric mean | least | most |",
              "| --- | --- | ---: | ---: | ---: |"]  # fmt: skip
-    chosen = resnets(rows)
+    chosen = [r for r in rows if has_target(**r)]
 
     def line(words, aim, values):
         if values:

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 import oracle
-from batchnorm.kernels import numba, plain
+from batchnorm.kernels import (
+    _layout,
+    _numba_memory,
+    _numba_row_blocks,
+    _numba_row_loops,
+    numba,
+    plain,
+)
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
 
@@ -93,3 +100,9 @@ def test_weights_and_inputs_of_every_scale(shape, kind):
     assert errors(call, torch.randn(shape)) < 1e-6
     x = torch.randn(shape) * scale.view(-1, *[1] * (len(shape) - 2))
     assert errors(problem(shape, kind, x)._replace(eps=1e-30), torch.randn(shape)) < 1e-6
+
+
+def test_buffers_hold_what_is_put_into_them():
+    assert _numba_row_loops.VECTORS <= _numba_memory.TILES
+    assert _numba_row_blocks.SOME <= _numba_memory.TILE
+    assert _layout._ROW <= _numba_memory.TILE

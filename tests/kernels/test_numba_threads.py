@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,20 +27,21 @@ def threads():
     torch.set_num_threads(before)
 
 
-def problem(shape, layout="contiguous", activation="relu", masked=False):
+def problem(shape, layout="contiguous", activation="relu", masked=False, residual=True):
     x = oracle.laid_out(torch.randn(shape), layout)
     mask = torch.rand(shape[0], 1, *shape[2:]) if masked else None
     weight, bias = torch.randn(2, shape[1])
-    call = Call(x, weight, bias, torch.randn(shape), mask, 1e-5, Activation.parse(activation))
-    return call, torch.randn(shape)
+    r = torch.randn(shape) if residual else None
+    return Call(x, weight, bias, r, mask, 1e-5, Activation.parse(activation)), torch.randn(shape)
 
 
 def everything(call, dy):
     y, moments = numba.forward(call)
-    gradients = numba.backward(dy, call, moments, False, (True, True))
+    gradients = numba.backward(dy, call, moments, False, (True, call.residual is not None))
     sums = numba.backward_reduce(dy, call, moments)
     halves = numba.backward_input(dy, call, moments, sums)
-    return [y, moments, *gradients, sums, numba.statistics(call.x, call.mask), halves]
+    found = [y, moments, *gradients, sums, numba.statistics(call.x, call.mask), halves]
+    return [t for t in found if t is not None]
 
 
 def same(ours, others):
@@ -48,9 +50,14 @@ def same(ours, others):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize(("activation", "masked"), [("relu", False), ("tanh", True)])
-def test_bits_do_not_depend_on_the_number_of_threads(shape, layout, activation, masked, threads):
-    call, dy = problem(shape, layout, activation, masked)
+@pytest.mark.parametrize(
+    ("activation", "masked", "residual"),
+    [("relu", False, True), ("relu", False, False), ("tanh", True, True)],
+)
+def test_bits_do_not_depend_on_the_number_of_threads(
+    shape, layout, activation, masked, residual, threads
+):
+    call, dy = problem(shape, layout, activation, masked, residual)
     threads(1)
     alone = everything(call, dy)
     for count in (2, 3, 5, 7):
@@ -79,14 +86,42 @@ def test_pythons_threads_serve_where_torch_has_no_openmp(shape, threads, monkeyp
     assert same(everything(call, dy), alone)
 
 
-def test_several_python_threads_at_once(threads):
-    threads(2)
+@pytest.mark.parametrize("count", [2, 7])
+def test_several_python_threads_at_once(count, threads):
+    threads(count)
     problems = [problem(SHAPES[k % 4]) for k in range(8)]
     alone = [everything(*each) for each in problems]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
             together = list(pool.map(lambda each: everything(*each), problems))
             assert all(same(a, b) for a, b in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_fewer_threads_come_than_were_asked_for(limit):
+    code = """
+        import sys, torch
+        sys.path[:0] = sys.argv[1:]
+        from test_numba_threads import everything, problem, same
+        torch.manual_seed(0)
+        for shape in ((3000, 70), (2, 1, 400, 401)):
+            for residual in (False, True):
+                each = problem(shape, residual=residual)
+                torch.set_num_threads(1)
+                alone = everything(*each)
+                torch.set_num_threads(7)
+                assert same(everything(*each), alone)
+        print("same")
+    """
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), here, here.parent],
+        env=os.environ | {"OMP_THREAD_LIMIT": str(limit)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.split() == ["same"], done.stderr
 
 
 def _in_child(queue, call, dy):

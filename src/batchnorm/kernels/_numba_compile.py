@@ -1,4 +1,4 @@
-"""Numba's kernels as C functions: four of them for each element type, compiled when first used."""
+"""Numba's kernels as C functions, ten for each element type, compiled when first used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from batchnorm.kernels._numba_call import FIELDS
 from batchnorm.kernels._numba_machine import count_up, room
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import TAGS, TILE, TILES
-from batchnorm.kernels._numba_share import counter, meet, number, share
+from batchnorm.kernels._numba_share import clear, counter, meet, number, share
 
 WRITING = 3  # the phase
 
@@ -53,6 +53,8 @@ def _drive(
     p = carray(pointer, 1, FIELDS)[0]
     work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
     me = number(p)
+    if p.threads == 1:  # several find them cleared: none may start before the others
+        clear(p)
     for phase in range(p.phase, p.phase_end):
         count, done = tasks(p, phase), 0
         for turn in range(p.threads):

@@ -82,6 +82,9 @@ def launch(
             fixed=fixed,
         )
         return
+    streams = out is not None and out is not x and out is not dy and _memory.prepare(out)
+    if out_residual is not None:
+        _memory.prepare(out_residual)
     weights, first = (None, 0) if mask is None else _weights(mask, x.shape, prepared.plan)
     room = prepared.room()
     scratch = torch.empty(prepared.size, dtype=torch.float64) if room.scratch == 0 else None
@@ -102,7 +105,7 @@ def launch(
         0 if dweight is None else dweight.data_ptr(),
         0 if dbias is None else dbias.data_ptr(),
         first,
-        out is not None and out is not x and out is not dy and _memory.prepare(out),
+        streams,
     )
     if prepared.count == 1:
         prepared.kernel.function(room.record)

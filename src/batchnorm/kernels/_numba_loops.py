@@ -10,7 +10,7 @@ from typing import Any
 
 from batchnorm.kernels._numba_machine import stream_line
 from batchnorm.kernels._numba_math import bend, bend_back, mapping, summing
-from batchnorm.kernels._numba_memory import at, read, store
+from batchnorm.kernels._numba_memory import at, read, store, written
 from batchnorm.kernels._numba_scalar import centre, fit, run_length
 
 
@@ -158,10 +158,10 @@ def stream(tile: Any, y: Any, n: Any, tag: Any) -> None:
     size = at(64, 1, tag) - 64
     head = min(-y % 64 // size, n)
     for j in range(head):
-        store(y, j, read(tile, j, tag), tag)
+        store(y, j, written(tile, j, tag), tag)
     lines = (n - head) * size // 64
     start = head * size
     for k in range(lines):
         stream_line(y + start + 64 * k, tile + start + 64 * k)
     for j in range(head + lines * 64 // size, n):
-        store(y, j, read(tile, j, tag), tag)
+        store(y, j, written(tile, j, tag), tag)

@@ -49,7 +49,7 @@ def _apart(builder: Any, instruction: Any, own: str | None, *others: str) -> Non
     """Tell LLVM that no iteration writes here what another one reads, so that it need not check.
 
     Inputs and outputs are different tensors, or the same one, element for element. Sums are two
-    buffers, neither of them a tensor.
+    buffers, neither of them a tensor. The promise holds for the whole kernel, not for one loop.
     """
     module = builder.module
     domain = module.add_metadata(["batchnorm"])
@@ -73,11 +73,11 @@ def word(tag: Any) -> Any:
     return types.float32 if tag in (types.uint16, types.int16) else types.float64
 
 
-def _read(builder: Any, arguments: Any, tag: Any) -> Any:
+def _read(builder: Any, arguments: Any, tag: Any, scope: str | None = "inputs") -> Any:
     """The element, as a float64 if it is one and as a float32 otherwise."""
     pointer, size = _pointer(builder, arguments[0], arguments[1], tag)
     value = builder.load(pointer, align=size, typ=_ELEMENTS[tag][0])
-    _apart(builder, value, "inputs")
+    _apart(builder, value, scope)
     if tag == types.uint16:  # a bfloat16 is the upper half of a float32
         bits = builder.shl(builder.zext(value, _I32), ir.Constant(_I32, 16))
         return builder.bitcast(bits, _FLOAT)
@@ -102,6 +102,18 @@ def read(typing: Any, address: Any, index: Any, tag: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value = _read(builder, arguments, tag)
+        return builder.fpext(value, _DOUBLE) if widen else value
+
+    return word(tag)(types.intp, types.intp, tag), generate
+
+
+@intrinsic
+def written(typing: Any, address: Any, index: Any, tag: Any) -> Any:
+    """As `read`, of what `store` wrote in the same kernel."""
+    widen = tag == types.float32
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = _read(builder, arguments, tag, None)
         return builder.fpext(value, _DOUBLE) if widen else value
 
     return word(tag)(types.intp, types.intp, tag), generate
@@ -168,7 +180,7 @@ def _write(builder: Any, arguments: Any, given: Any, tag: Any) -> Any:
 def store(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
     """Round `value` to the element type and write it at `index` from `address`.
 
-    For outputs only: what this writes must not be read again by `load` in the same kernel.
+    For outputs only: what this writes, only `written` may read in the same kernel.
     """
     given = types.float32 if value == types.float32 else types.float64
 

@@ -17,6 +17,7 @@ from batchnorm.kernels._numba_memory import (
 )
 
 SOME = 64  # channels in a task of phases 0 and 2
+FEW = 32  # rows summed in the type in which elements are computed
 
 
 @mapping
@@ -119,6 +120,32 @@ def clear(p: Any, part: Any) -> None:
         return
     for k in range(partial(p, part, 0, 0), partial(p, part + 1, 0, 0)):
         put(p.scratch, k, 0.0, WIDE)
+
+
+@mapping
+def begin(p: Any, part: Any, work: Any) -> Any:
+    """Begin a block's sums; the addresses of those that loops add to."""
+    clear(p, part)
+    work[1][1:3] = 0.0
+    work[1][4:6] = 0.0
+    return work[1][4].ctypes.data, work[1][5].ctypes.data
+
+
+@mapping
+def flush(p: Any, start: Any, work: Any, tag: Any) -> None:
+    """Take over what loops summed."""
+    n = min(TILE, p.columns - start)
+    rows.flush(work[1][4].ctypes.data, n, work[1][1], tag)
+    rows.flush(work[1][5].ctypes.data, n, work[1][2], tag)
+
+
+@mapping
+def finish(p: Any, part: Any, start: Any, work: Any, tag: Any) -> None:
+    """Add a tile's sums to the block's."""
+    flush(p, start, work, tag)
+    add_up(p, part, 1, start, work[1][1])
+    add_up(p, part, 2, start, work[1][2])
+    work[1][1:3] = 0.0
 
 
 @mapping

@@ -18,41 +18,13 @@ from batchnorm.kernels._numba_call import bends
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import TILE, constant_size
 
-FEW = 32  # rows summed in the type in which elements are computed
-
-
-@mapping
-def begin(p: Any, part: Any, work: Any) -> Any:
-    """Begin a block's sums; the addresses of those that loops add to."""
-    blocks.clear(p, part)
-    work[1][1:3] = 0.0
-    work[1][4:6] = 0.0
-    return work[1][4].ctypes.data, work[1][5].ctypes.data
-
-
-@mapping
-def flush(p: Any, start: Any, work: Any, tag: Any) -> None:
-    """Take over what loops summed."""
-    n = min(TILE, p.columns - start)
-    rows.flush(work[1][4].ctypes.data, n, work[1][1], tag)
-    rows.flush(work[1][5].ctypes.data, n, work[1][2], tag)
-
-
-@mapping
-def finish(p: Any, part: Any, start: Any, work: Any, tag: Any) -> None:
-    """Add a tile's sums to the block's."""
-    flush(p, start, work, tag)
-    blocks.add_up(p, part, 1, start, work[1][1])
-    blocks.add_up(p, part, 2, start, work[1][2])
-    work[1][1:3] = 0.0
-
 
 @mapping
 def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Sum a block."""
     first, stop = blocks.block(p, part)
     xs = p.joined * p.x_outer
-    s, q = begin(p, part, work)
+    s, q = blocks.begin(p, part, work)
     for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
         row = first
@@ -65,9 +37,9 @@ def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
             else:
                 rows.measure(x, xs, n, v, s, q, rows.ONE, tag)
                 row += 1
-            if (row - first) % FEW < 4:
-                flush(p, start, work, tag)
-        finish(p, part, start, work, tag)
+            if (row - first) % blocks.FEW == 0:
+                blocks.flush(p, start, work, tag)
+        blocks.finish(p, part, start, work, tag)
 
 
 @mapping
@@ -156,7 +128,7 @@ def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's sums of g and ``g (x - mean)``, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
     f, xs, dys, bent = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer, bends(p, tag)
-    s, q = begin(p, part, work)
+    s, q = blocks.begin(p, part, work)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
         row = first
@@ -172,9 +144,9 @@ def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
             else:
                 rows.reduce(x, xs, dy, dys, n, v, f, bent, s, q, rows.ONE, tag)
                 row += 1
-            if (row - first) % FEW < 4:
-                flush(p, start, work, tag)
-        finish(p, part, start, work, tag)
+            if (row - first) % blocks.FEW == 0:
+                blocks.flush(p, start, work, tag)
+        blocks.finish(p, part, start, work, tag)
 
 
 @mapping

@@ -102,7 +102,7 @@ def measure(x: Any, step: Any, count: Any, n: Any, shift: Any, work: Any, tag: A
         else:
             _measure(here, step, n, near, s, q, ONE, tag)
             k += 1
-        if k % FEW < 4 or k == count:
+        if k % FEW == 0 or k == count:
             first += _total(s, n, tag)
             second += _total(q, n, tag)
     return first, second
@@ -146,7 +146,7 @@ def reduce(
         else:
             _reduce(here, xs, there, dys, n, words, bent, s, q, ONE, tag)
             k += 1
-        if k % FEW < 4 or k == count:
+        if k % FEW == 0 or k == count:
             first += _total(s, n, tag)
             second += _total(q, n, tag)
     return first, second

@@ -14,18 +14,21 @@ PATIENCE = 2000  # looks at a counter, some microseconds, before other programs 
 
 @mapping
 def counter(p: Any, phase: Any, owner: Any) -> Any:
-    """The address of the counter of an owner's tasks that were begun; of the last, of all done."""
+    """The address of a counter: of an owner's tasks that were begun; after those, of all done."""
     return p.cursors + CURSOR * (phase * (p.threads + 1) + owner)
 
 
 @mapping
 def number(p: Any) -> Any:
     """Which thread this is."""
-    if p.threads == 1:  # nobody else counts, and the record may have been used before
-        for phase in range(p.phase, p.phase_end):
-            put(counter(p, phase, 0), 0, 0.0, WIDE)
-        return 0
-    return call_int(p.thread_number) if p.thread_number else 0
+    return call_int(p.thread_number) if p.threads > 1 and p.thread_number else 0
+
+
+@mapping
+def clear(p: Any) -> None:
+    """Set the counters back, of a record that may have been used before."""
+    for phase in range(p.phase, p.phase_end):
+        put(counter(p, phase, 0), 0, 0.0, WIDE)
 
 
 @mapping
