@@ -243,6 +243,8 @@ def test_no_such_module(own):
     with pytest.raises(ValueError, match=r"importing 'nowhere' .* No module named 'nowhere'"):
         load("nowhere:f")
     assert sources("nowhere:f") == sources("digits") == {}
+    with pytest.raises(ValueError, match=r"a module has no \.py: mine:f"):
+        call("mine.py:f", "data")
 
 
 def test_an_unknown_name_lists_what_there_is():

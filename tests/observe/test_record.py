@@ -217,6 +217,31 @@ def test_several_calls_in_a_step_are_seen_together():
     assert of(seen, "gradient", path="norm") == pytest.approx([1.0] * 3)
 
 
+def test_calls_with_other_channels_are_left_out_and_told():
+    shared, narrow, wide = nn.ReLU(), nn.Linear(8, 3), nn.Linear(4, 8)
+    model = nn.Sequential(wide, shared, narrow, shared)
+    x = torch.randn(5, 4)
+    alone = torch.autograd.grad(model(x).sum(), list(model.parameters()))
+
+    def recorded():
+        with record(model, layers=nn.ReLU, every=1) as seen:
+            for _ in range(3):
+                model.zero_grad()
+                model(x).sum().backward()
+        return seen
+
+    with pytest.warns(RuntimeWarning, match="'1' was called with 3 and 8 channels") as told:
+        seen = recorded()
+    assert len(told) == 1
+    steps, means = seen.series("mean", "1")
+    assert steps == [0, 1, 2]
+    assert means[0] == pytest.approx(shared(wide(x)).mean(0).tolist(), rel=1e-5, abs=1e-7)
+    assert seen.series("gradient", "1")[1].shape == (3, 8)
+    for parameter, gradient in zip(model.parameters(), alone, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+    assert repr(seen).startswith("Record(1 layers, steps 0 to 2: series(quantity, path)")
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_what_checkpointing_runs_again_is_not_recorded_again(reentrant):
     class Saving(nn.Module):

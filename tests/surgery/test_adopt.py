@@ -235,6 +235,10 @@ def test_options_that_no_layer_takes_are_errors_whatever_the_model_holds(options
 def test_what_is_no_model_or_no_example_of_it_is_told():
     with pytest.raises(TypeError, match=r"adopt takes a model, a torch\.nn\.Module; got list"):
         adopt([nn.BatchNorm1d(2)])
+    with pytest.raises(TypeError, match=r"Make one of the class: Identity\(\.\.\.\)"):
+        adopt(nn.Identity)
+    with pytest.raises(TypeError, match=r"It holds one: give its \.model"):
+        adopt(adopt(network()))
     with pytest.raises(TypeError, match="adopt takes the model itself; got it as DataParallel"):
         adopt(nn.DataParallel(network()))
     with pytest.raises(ValueError, match=r"example \(=a tensor of shape \(2, 2\)\) does not run"):

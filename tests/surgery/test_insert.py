@@ -167,6 +167,19 @@ def test_after_is_refused_where_no_single_module_takes_the_value():
     assert "goes to dropout, not straight" in reasons["fc1"]
 
 
+def test_after_an_activation_that_is_called_twice_says_so():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act, self.one, self.two = nn.ReLU(), nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.act(self.two(self.act(self.one(x)).flatten(1)))
+
+    changes = insert(Twice(), "after", example=torch.randn(2, 4))
+    assert "relu is called 2 times, and its value goes to" in dict(changes.skipped)["one"]
+
+
 class OpaqueConsumer(nn.Module):
     def __init__(self):
         super().__init__()

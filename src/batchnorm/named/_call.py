@@ -28,9 +28,11 @@ def call(name: str, what: str) -> Any:
             module = importlib.import_module(module_name)
             _imported[module_name] = files
         except (Exception, SystemExit) as error:
+            plain = module_name.removesuffix(".py")
+            hint = "" if plain == module_name else f"; a module has no .py: {plain}:{function}"
             raise ValueError(
                 f"{what} {name!r}: importing {module_name!r} from {Path.cwd()} or sys.path raised "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}{hint}"
             ) from error
         if not callable(getattr(module, function, None)):
             defined = [n for n, v in vars(module).items() if callable(v) and n[0] != "_"]

@@ -1,5 +1,6 @@
 """Steps counted at the root; layers looked at only while a recorded step runs."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -67,6 +68,7 @@ class Watch:
         self.states: States = []
         self.telling = {path for path, module in self.norms.items() if tells_moments(module)}
         self.late = {p for p, m in self.norms.items() if any(map(is_lazy, m.parameters()))}
+        self.told: set[str] = set()  # layers of which a warning was given
         self.followed: set[str] = set()  # layers whose gradients are waited for
         self.reached: set[str] = set()  # layers that a backward pass has come through
         self.lasting, self.step_long, self.forward_long = ExitStack(), ExitStack(), ExitStack()
@@ -153,10 +155,33 @@ class Watch:
         """The step is over: its values are handed over, its hooks taken away."""
         self.step_long.close()
         if self.open is not None and self.seen:
-            kept = {key: together(parts) for key, parts in self.seen.items()}
-            self.done(self.open, kept, self.states)
+            self.done(self.open, self._kept(), self.states)
         self.open, self.seen, self.states = None, {}, []
         self.followed = set()
+
+    def _kept(self) -> Seen:
+        """The calls of each layer as one; of those with other channels than the first had, none."""
+        widths: dict[str, int] = {}
+        for what in ("output", "input"):
+            for (path, kind), parts in self.seen.items():
+                if kind == what:
+                    widths.setdefault(path, parts[0].channels)
+        kept: Seen = {}
+        for (path, what), parts in self.seen.items():
+            alike = [part for part in parts if part.channels == widths.get(path)]
+            if alike:
+                kept[path, what] = together(alike)
+            if len(alike) < len(parts) and path not in self.told:
+                self.told.add(path)
+                counts = sorted({part.channels for part in parts})
+                warnings.warn(
+                    f"{path!r} was called with {' and '.join(map(str, counts))} channels in one "
+                    f"step: the calls with {widths.get(path)} are recorded; for the others, give "
+                    f"each place a module of its own",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return kept
 
     def _before(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         # Before it is called, since a layer may write its output over its input.

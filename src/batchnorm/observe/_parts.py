@@ -24,6 +24,11 @@ class Part(NamedTuple):
     moments: Moments | None = None
 
     @property
+    def channels(self) -> int:
+        """C."""
+        return self.sample.shape[1]
+
+    @property
     def size(self) -> int:
         """Bytes that it keeps."""
         return self.sample.numel() * self.sample.element_size()

@@ -42,6 +42,14 @@ class Record:
         self._rows: list[tuple[int, str, str, Array]] = []
         self._last: dict[str, tuple[Array, Array]] = {}
 
+    def __repr__(self) -> str:
+        steps = list(dict.fromkeys(step for step, *_ in self._kept()))
+        when = f"steps {steps[0]} to {steps[-1]}" if steps else "nothing yet"
+        return (
+            f"Record({len(self._paths)} layers, {when}: series(quantity, path) and "
+            f"table(quantity), of {', '.join(self.quantities) or 'none'})"
+        )
+
     @property
     def rows(self) -> list[dict[str, Any]]:
         """A row for each step, path and quantity, with ``values``, one for each channel.

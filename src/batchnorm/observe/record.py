@@ -85,7 +85,8 @@ def record(
         TypeError: not a model; a writer that cannot write.
 
     Warns:
-        RuntimeWarning: the block ended without a step.
+        RuntimeWarning: the block ended without a step; a layer that is called several times in one
+            had different channels, of which those of the first call are recorded.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))

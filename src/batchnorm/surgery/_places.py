@@ -130,7 +130,9 @@ def _in_front(
 ) -> Place | Refusal:
     """The place in front of the one module that takes the activation's value."""
     users, root = consumers(node), node.meta["root"]
-    goes = f"{name} is not a module of its own, and its value goes to "
+    own = node.op == "call_module" and not extra_arguments(node)
+    calls = f"called {_calls(str(node.target), readings)} times" if own else ""
+    goes = f"{name} is {calls or 'not a module of its own'}, and its value goes to "
     goes += " and ".join(describe(user, modules) for user in users) or "nothing"
     if len(users) == 1 and users[0].op == "output" and root:
         return Refusal(f"{name} of its output leaves {root}, and what follows is unseen", False)

@@ -23,7 +23,7 @@ def check_model(verb: str, model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"{verb} takes a model, a torch.nn.Module; got {type(model).__name__} "
-            f"({str(model)[:60]}). Make one: nn.Sequential(*layers)"
+            f"({str(model)[:60]}). {_way_out(model)}"
         )
     wrapped = isinstance(model, DataParallel | DistributedDataParallel | torch.jit.ScriptModule)
     if wrapped or hasattr(model, "_orig_mod"):
@@ -31,6 +31,15 @@ def check_model(verb: str, model: Any) -> None:
             f"{verb} takes the model itself; got it as {type(model).__name__}, which could not be "
             f"edited. {verb.capitalize()} first, then wrap or compile the new model"
         )
+
+
+def _way_out(model: Any) -> str:
+    """What to give instead of what is no model."""
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        return f"Make one of the class: {model.__name__}(...)"
+    if isinstance(getattr(model, "model", None), nn.Module):  # what another verb returned
+        return "It holds one: give its .model"
+    return "Make one: nn.Sequential(*layers)"
 
 
 def seen(model: nn.Module, call: Call | None) -> list[Reading]:
