@@ -1,5 +1,6 @@
 """Three disjoint sets, the same on every load; what cannot be trained on is refused by name."""
 
+import random
 import subprocess
 import sys
 import types
@@ -237,6 +238,18 @@ def test_own_function_that_cannot_be_used(own, text, says):
 def test_a_name_of_the_wrong_form(name):
     with pytest.raises(ValueError, match=r"not of the form module:function"):
         call(name, "data")
+
+
+def test_what_a_module_draws_when_imported_is_not_drawn_from_its_function(own):
+    made = "import random\ndef f(): return float(torch.rand(1)), np.random.rand(), random.random()"
+    name = own(f"{made}\nonce = f()")
+    found = []
+    for _ in range(2):  # imported by the first
+        torch.manual_seed(3)
+        np.random.seed(3)
+        random.seed(3)
+        found.append(call(f"{name}:f", "data"))
+    assert found[0] == found[1]
 
 
 def test_no_such_module(own):

@@ -1,11 +1,32 @@
 """Calls a function of yours by its name, in whatever process it is wanted."""
 
 import importlib
+import random
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from batchnorm.named._sources import current_folder_importable, sources
+
+
+@contextmanager
+def _drawn_apart() -> Generator[None]:
+    """Random numbers drawn inside are drawn again after it.
+
+    A training script makes its model when it is imported; the first call of its function would
+    otherwise start from other numbers than the next.
+    """
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    ours, theirs = random.getstate(), numpy and numpy.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]) if torch else nullcontext():
+            yield
+    finally:
+        random.setstate(ours)
+        if numpy:
+            numpy.random.set_state(theirs)
 
 
 def call(name: str, what: str) -> Any:
@@ -25,7 +46,8 @@ def call(name: str, what: str) -> Any:
             before = _imported.get(module_name, files)
             for stale in {*before, *files} if before != files else ():
                 sys.modules.pop(stale, None)
-            module = importlib.import_module(module_name)
+            with _drawn_apart():
+                module = importlib.import_module(module_name)
             _imported[module_name] = files
         except (Exception, SystemExit) as error:
             plain = module_name.removesuffix(".py")
