@@ -20,12 +20,19 @@ def test_placement():
     )
 
 
-@pytest.mark.parametrize("value", [[nn.Linear(2, 2)], nn.Linear, None])
-def test_not_a_model(value):
+@pytest.mark.parametrize(
+    ("value", "way_out"),
+    [
+        ([nn.Linear(2, 2)], "Make one: nn.Sequential(*layers)"),
+        (nn.Linear, "Make one of the class: Linear(...)"),
+        (None, "Make one: nn.Sequential(*layers)"),
+    ],
+)
+def test_not_a_model(value, way_out):
     with pytest.raises(TypeError, match=r"torch\.nn\.Module") as error:
         insert(value)
     assert f"got {type(value).__name__} (" in message(error)
-    assert "nn.Sequential(*layers)" in message(error)
+    assert message(error).endswith(way_out)
 
 
 @pytest.mark.parametrize(
