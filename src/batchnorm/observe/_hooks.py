@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from batchnorm.observe._layers import axis_of, is_batch_norm, tells_moments, tensor_in, unwrapped
-from batchnorm.observe._parts import Part, mask_of, part_of, squares_of, together, told_by
+from batchnorm.observe._parts import Part, Seen, calls_as_one, mask_of, part_of, squares_of, told_by
 from batchnorm.observe._states import States, gradients_of, states_of
-
-Seen = dict[tuple[str, str], Part]  # by path and what: input, output, gradient
 
 
 class Hook:
@@ -160,27 +158,18 @@ class Watch:
         self.followed = set()
 
     def _kept(self) -> Seen:
-        """The calls of each layer as one; of those with other channels than the first had, none."""
-        widths: dict[str, int] = {}
-        for what in ("output", "input"):
-            for (path, kind), parts in self.seen.items():
-                if kind == what:
-                    widths.setdefault(path, parts[0].channels)
-        kept: Seen = {}
-        for (path, what), parts in self.seen.items():
-            alike = [part for part in parts if part.channels == widths.get(path)]
-            if alike:
-                kept[path, what] = together(alike)
-            if len(alike) < len(parts) and path not in self.told:
-                self.told.add(path)
-                counts = sorted({part.channels for part in parts})
-                warnings.warn(
-                    f"{path!r} was called with {' and '.join(map(str, counts))} channels in one "
-                    f"step: the calls with {widths.get(path)} are recorded; for the others, give "
-                    f"each place a module of its own",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+        kept, odd = calls_as_one(self.seen)
+        for path, counts in odd.items():
+            if path in self.told:
+                continue
+            self.told.add(path)
+            warnings.warn(
+                f"{path!r} was called with {' and '.join(map(str, sorted(set(counts))))} channels "
+                f"in one step: the calls with {counts[0]} are recorded; for the others, give each "
+                f"place a module of its own",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return kept
 
     def _before(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:

@@ -34,6 +34,9 @@ class Part(NamedTuple):
         return self.sample.numel() * self.sample.element_size()
 
 
+Seen = dict[tuple[str, str], Part]  # by path and what: input, output, gradient
+
+
 def mask_of(module: nn.Module, x: Tensor, axis: int, kwargs: dict[str, Any]) -> Tensor | None:
     """The mask of a batch norm's call: its own, or what `batchnorm.masked` puts around it."""
     mask = kwargs.get("mask")
@@ -109,3 +112,25 @@ def together(parts: list[Part]) -> Part:
     if all(part.moments is None for part in parts):
         return Part(sample)
     return Part(sample, reduce(Moments.merge, [p.moments or Moments.of(p.sample) for p in parts]))
+
+
+def calls_as_one(seen: dict[tuple[str, str], list[Part]]) -> tuple[Seen, dict[str, list[int]]]:
+    """The calls of each layer as one; of those with other channels than the first had, none.
+
+    Returns:
+        The values; and the channels, the first call's first, of each layer that had several.
+    """
+    widths: dict[str, int] = {}
+    for what in ("output", "input"):
+        for (path, kind), parts in seen.items():
+            if kind == what:
+                widths.setdefault(path, parts[0].channels)
+    kept: Seen = {}
+    odd: dict[str, list[int]] = {}
+    for (path, what), parts in seen.items():
+        alike = [part for part in parts if part.channels == widths.get(path)]
+        if alike:
+            kept[path, what] = together(alike)
+        if path in widths and len(alike) < len(parts):
+            odd.setdefault(path, [widths[path], *(part.channels for part in parts)])
+    return kept, odd

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from batchnorm.observe._hooks import Seen
 from batchnorm.observe._measured import Array, Measured, measured
+from batchnorm.observe._parts import Seen
 from batchnorm.observe._states import States, told
 
 COUNTS, ENDS = "histogram", "histogram_ends"
