@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from batchnorm.functional._check_kinds import (
     FLOATING,
     check_tensors,
     no_tensor,
 )
-from batchnorm.functional._quantities import mapped_levels
+from batchnorm.functional._hidden import hidden, whole_shape
 from batchnorm.functional._running import Running
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._in_place import KINDS as INVERTIBLE
@@ -118,7 +117,7 @@ def _check_several(x: Tensor, axis: int) -> None:
 def one_value_a_channel(x: Tensor) -> bool:
     """Whether there is nothing to take a variance of."""
     channels = x.shape[1]
-    return bool(channels) and x.numel() == channels and _pooled(x).numel() == channels
+    return bool(channels) and x.numel() == channels and whole_shape(x).numel() == channels
 
 
 def _raise_for_channel_values(
@@ -156,7 +155,7 @@ def _wrong_shape(name: str, value: Tensor, x: Tensor, axis: int) -> ValueError:
 
 def _vmap_hint(x: Tensor) -> str:
     """What an example is under `torch.vmap`, which hides the axis of examples."""
-    if not mapped_levels(x):
+    if not hidden(x):
         return ""
     return "; under torch.vmap x has no axis of examples unless it is given one: x.unsqueeze(0)"
 
@@ -171,15 +170,6 @@ def _wrong_kind(name: str, value: Tensor, x: Tensor) -> ValueError:
         f"{name} is {value.dtype} on {value.device}; expected float64, float32, bfloat16 or "
         f"float16 on {x.device}, where x is: {way}"
     )
-
-
-def _pooled(x: Tensor) -> Tensor:
-    """`x` with the axes that `torch.vmap` hides, over which statistics pool."""
-    if not torch._C._are_functorch_transforms_active():  # what follows breaks a compiled graph
-        return x
-    while is_functorch_wrapped_tensor(x):
-        x = get_unwrapped(x)
-    return x
 
 
 def check_momentum(running: Running) -> None:

@@ -48,7 +48,7 @@ def batch_norm(
 
 def _functionalized() -> bool:
     """`torch.func.functionalize` rewrites torch's own in-place operations, and refuses others."""
-    if not torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_dynamo_compiling() or not torch._C._are_functorch_transforms_active():
         return False
     return any(t.key() == TransformType.Functionalize for t in get_interpreter_stack() or [])
 

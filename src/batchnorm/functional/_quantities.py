@@ -15,14 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import (
-    get_unwrapped,
-    is_batchedtensor,
-    is_functorch_wrapped_tensor,
-    maybe_get_level,
-)
 
 from batchnorm.functional import _ops
+from batchnorm.functional._hidden import mapped_levels
 from batchnorm.kernels._activation import Activation
 from batchnorm.moments import mask_weight, per_channel
 
@@ -113,13 +108,3 @@ def _refuse_pooled(x: Tensor, moments: Tensor) -> None:
             "(vmap(jvp), vmap(hessian)) is not supported where the mapped examples share their "
             "statistics; differentiate the mapped function instead: jvp(vmap(f)), hessian(vmap(f))"
         )
-
-
-def mapped_levels(x: Tensor) -> set[int]:
-    """The levels of `torch.vmap` that have hidden an axis of `x`."""
-    levels: set[int] = set()
-    while is_functorch_wrapped_tensor(x):
-        if is_batchedtensor(x):
-            levels.add(maybe_get_level(x))
-        x = get_unwrapped(x)
-    return levels

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.functional import _group, _sync
 from batchnorm.functional._check_kinds import check_input
-from batchnorm.functional._quantities import mapped_levels
+from batchnorm.functional._hidden import hidden
 
 if TYPE_CHECKING:
     from batchnorm.layers._masked import Ambient
@@ -49,7 +49,7 @@ def prepared(
 
 def with_batch_axis(x: Any, ranks: tuple[int, ...]) -> Any:
     """`x`, where `torch.vmap` has hidden the only axis of examples with one in its place."""
-    if isinstance(x, Tensor) and x.dim() not in ranks and x.dim() + 1 in ranks and mapped_levels(x):
+    if isinstance(x, Tensor) and x.dim() not in ranks and x.dim() + 1 in ranks and hidden(x):
         return x.unsqueeze(0)
     return x
 
@@ -101,7 +101,7 @@ def check_rank(x: Any, ranks: tuple[int, ...]) -> None:
     if x.dim() not in ranks:
         wanted = " or ".join(f"{rank}D" for rank in ranks)
         fewer = min(ranks) - 1
-        example = f"under torch.vmap also {fewer}D, one example; " if mapped_levels(x) else ""
+        example = f"under torch.vmap also {fewer}D, one example; " if hidden(x) else ""
         raise ValueError(
             f"expected {wanted} input (got {x.dim()}D input of shape {tuple(x.shape)}); {example}"
             f"BatchNorm1d takes 2D or 3D, BatchNorm2d 4D and BatchNorm3d 5D input"

@@ -226,6 +226,10 @@ class Layer(_NormBase):
             if getattr(self, name) != default
         ]
 
+    def __repr__(self) -> str:
+        """Torch's; `torch.vmap` asks in a compiled graph too, where torch's cannot be traced."""
+        return self._get_name() if torch.compiler.is_dynamo_compiling() else super().__repr__()
+
     def extra_repr(self) -> str:
         """Torch's line, and what differs from the defaults."""
         return ", ".join((super().extra_repr(), *self.beyond_torch()))
