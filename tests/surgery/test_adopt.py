@@ -136,6 +136,20 @@ def test_half_precision_statistics_become_float32():
     assert changes.changed[0][1].endswith("running statistics in float32 instead of bfloat16")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_running_statistics_that_two_layers_share_stay_shared(dtype):
+    model = nn.ModuleList([nn.BatchNorm1d(3).to(dtype), nn.BatchNorm1d(3).to(dtype)])
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        setattr(model[1], name, getattr(model[0], name))
+    one, other = adopt(model).model
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert getattr(one, name) is getattr(other, name)
+    one(torch.randn(4, 3))
+    other(torch.randn(4, 3))
+    assert int(one.num_batches_tracked) == 2
+    assert one.running_mean.dtype == other.running_mean.dtype == torch.float32
+
+
 def test_a_batch_that_is_not_finite_is_counted_wherever_the_layer_lies():
     for options in ({}, {"track_running_stats": False}, {"device": "meta"}):
         ours = adopt(nn.BatchNorm1d(3, **options)).model

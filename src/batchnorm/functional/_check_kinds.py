@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _INTEGERS = (int, np.integer)
@@ -75,6 +75,23 @@ def check_axis(axis: object, dims: int, what: str) -> None:
             f"axis={axis!r} is no channel axis of {what}; expected one of 1 to {dims - 1}, or -1 "
             f"for the last (axis 0 is the batch)"
         )
+
+
+def check_module(verb: str, model: Any) -> None:
+    """Check that what is to be changed or watched is a model."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"{verb} takes a model, a torch.nn.Module; got {type(model).__name__} "
+            f"({str(model)[:60]}). {_way_to_a_module(model)}"
+        )
+
+
+def _way_to_a_module(model: Any) -> str:
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        return f"Make one of the class: {model.__name__}(...)"
+    if isinstance(getattr(model, "model", None), nn.Module):  # what a verb of ours returned
+        return "It holds one: give its .model"
+    return "Make one: nn.Sequential(*layers)"
 
 
 def check_switch(name: str, value: object) -> None:

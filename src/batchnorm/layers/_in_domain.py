@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from batchnorm.functional._check_kinds import check_module
 from batchnorm.layers._passes import Passes
 from batchnorm.layers.domains import DomainBatchNorm1d
 
@@ -24,6 +25,7 @@ def in_domain(model: nn.Module, domain: int | Tensor) -> Generator[None]:
 
     Raises:
         ValueError: the model has none, or has no such domain.
+        TypeError: ``model`` is no module.
 
     Example:
         >>> import torch
@@ -33,6 +35,7 @@ def in_domain(model: nn.Module, domain: int | Tensor) -> Generator[None]:
         >>> [norm.num_batches_tracked.item() for norm in model[1].domains]
         [0, 1]
     """
+    check_module("in_domain", model)
     layers = [m for m in model.modules() if isinstance(m, DomainBatchNorm1d)]
     if not layers:
         raise ValueError(

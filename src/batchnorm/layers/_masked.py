@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from batchnorm.functional._check_kinds import check_input, check_mask
+from batchnorm.functional._check_kinds import check_input, check_mask, check_module, whole
 from batchnorm.layers._passes import Passes
 from batchnorm.layers._state import Layer
 from batchnorm.layers._switches import ADOPTED, named_others
@@ -97,7 +97,7 @@ def masked(
     Raises:
         ValueError: the model has batch norms that know no mask, such as torch's, or none at all;
             a mask that does not fit a layer's input, when that layer is called.
-        TypeError: a mask that is no tensor.
+        TypeError: a mask that is no tensor, or ``model`` is no module.
 
     Example:
         >>> from batchnorm.layers import BatchNorm1d
@@ -128,6 +128,7 @@ def masked(
 
 
 def _layers(model: nn.Module) -> dict[str, Layer]:
+    check_module("masked", model)
     norms = Layer | _BatchNorm
     found = {path: m for path, m in model.named_modules() if isinstance(m, norms)}
     deaf = named_others(found)
@@ -152,7 +153,7 @@ def lengths_mask(lengths: Tensor, longest: int | None = None) -> Tensor:
         Bool, ``(N, longest)``, on the device of `lengths`.
 
     Raises:
-        TypeError: lengths that are no integers.
+        TypeError: lengths that are no integers, or `longest` is none.
         ValueError: lengths of another rank, below 0 or, on the CPU, above `longest`.
 
     Example:
@@ -164,6 +165,11 @@ def lengths_mask(lengths: Tensor, longest: int | None = None) -> Tensor:
         raise TypeError(f"lengths is {lengths.dtype}; expected integers, such as lengths.long()")
     if lengths.dim() != 1:
         raise ValueError(f"lengths has shape {tuple(lengths.shape)}; expected (N,), one an example")
+    if longest is not None and not whole(longest):
+        raise TypeError(
+            f"longest={longest!r}; expected the padded length, an integer, such as x.shape[1], or "
+            f"None for the largest of lengths"
+        )
     if longest is None:
         longest = int(lengths.max()) if len(lengths) else 0
     looked = lengths.is_cpu and not torch.compiler.is_compiling()

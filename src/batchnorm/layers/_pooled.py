@@ -29,6 +29,7 @@ def pooled(model: nn.Module) -> Generator[None]:
     Raises:
         ValueError: the model has batch norms that cannot pool, such as torch's, or none at all,
             one that has not seen its first input, or one that is inside such a block already.
+        TypeError: ``model`` is no module.
 
     Example:
         >>> from batchnorm.layers import BatchNorm1d
@@ -39,7 +40,7 @@ def pooled(model: nn.Module) -> Generator[None]:
         >>> layer.running_mean.item(), layer.running_var.item(), layer.num_batches_tracked.item()
         (4.0, 10.0, 1)
     """
-    layers = layers_of(model, "pool their statistics")
+    layers = layers_of(model, "pooled", "pool their statistics")
     for layer in layers:
         if layer.pool is not None:
             raise ValueError(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from batchnorm.functional._check_kinds import check_module
 from batchnorm.layers._state import Layer
 
 
@@ -55,6 +56,7 @@ def snapshot(model: nn.Module) -> Snapshot:
 
     Raises:
         ValueError: a lazy layer that has not seen its first batch.
+        TypeError: ``model`` is no module.
 
     Example:
         >>> from batchnorm.layers import BatchNorm1d
@@ -65,6 +67,7 @@ def snapshot(model: nn.Module) -> Snapshot:
         >>> layer.running_mean.tolist(), layer.num_batches_tracked.item()
         ([0.0, 0.0], 0)
     """
+    check_module("snapshot", model)
     taken: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {}
     for path, layer in model.named_modules():
         if not isinstance(layer, Layer | _BatchNorm):

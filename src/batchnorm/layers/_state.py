@@ -20,6 +20,7 @@ from batchnorm.functional._running import Running
 from batchnorm.kernels._activation import Activation
 from batchnorm.layers._buffers import keep, place_count, take_count, widen
 from batchnorm.layers._foreign import OWN, Refusal, called, jit_traced, refuse_script
+from batchnorm.layers._options import knowing_its_options
 from batchnorm.layers._passes import Given, Passes
 from batchnorm.layers._rows import prepared, rewrapped, telling
 
@@ -60,6 +61,7 @@ class Layer(_NormBase):
     passes: Passes[Given] | None = None  # from the first such block on
     plain: bool = True  # whether no option is set that a call rarely has
 
+    @knowing_its_options
     def __init__(
         self,
         num_features: int,

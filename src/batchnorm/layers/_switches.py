@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from batchnorm.functional._check_kinds import check_module
 from batchnorm.layers._passes import Passes
 from batchnorm.layers._state import Layer
 
@@ -31,6 +32,7 @@ def switches(
     Raises:
         ValueError: the model has batch norms without switches, such as torch's, or none at all;
             statistics of another name.
+        TypeError: ``model`` is no module.
 
     Example:
         >>> import torch
@@ -41,7 +43,9 @@ def switches(
         >>> model[1].num_batches_tracked.item(), model[1].update
         (0, True)
     """
-    before = [(layer, layer.statistics, layer.update) for layer in layers_of(model, "switch")]
+    before = [
+        (layer, layer.statistics, layer.update) for layer in layers_of(model, "switches", "switch")
+    ]
     try:
         for layer, *_ in before:
             if statistics is not None:
@@ -67,8 +71,9 @@ def named_others(found: Mapping[str, nn.Module]) -> str:
     return ", ".join(f"{p or 'the model'} ({type(m).__name__})" for p, m in others)
 
 
-def layers_of(model: nn.Module, what: str) -> list[Layer]:
+def layers_of(model: nn.Module, verb: str, what: str) -> list[Layer]:
     """The batch norms of `model`, all of which must be of this package to do `what`."""
+    check_module(verb, model)
     found = {p: m for p, m in model.named_modules() if isinstance(m, Layer | _BatchNorm)}
     without = named_others(found)
     if without:

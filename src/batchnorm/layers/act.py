@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from batchnorm.functional._check import check_invertible
 from batchnorm.kernels._activation import Activation
+from batchnorm.layers._options import knowing_its_options
 from batchnorm.layers._state import Input, Layer
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class BatchNormAct1d(Layer):
 
     ranks = (2, 3)
 
+    @knowing_its_options
     def __init__(
         self,
         num_features: int,

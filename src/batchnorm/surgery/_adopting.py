@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
@@ -47,7 +47,10 @@ def adopted(model: nn.Module, example: Any, options: dict[str, Any]) -> Changes:
             else:
                 ours[path] = made
     result = replace(model, {})
-    told = [(path, _become(result.get_submodule(path), one, options)) for path, one in ours.items()]
+    told: list[tuple[str, str]] = []
+    wide: dict[Tensor, Tensor] = {}
+    for path, one in ours.items():
+        told.append((path, _become(result.get_submodule(path), one, options, wide)))
     error = None if call is None else deviation(model, result, call)
     return Changes(result, told, list(left.items()), error)
 
@@ -95,7 +98,9 @@ def _ours(norm: _BatchNorm, options: dict[str, Any]) -> Layer | str:
     return made
 
 
-def _become(norm: nn.Module, made: Layer, options: dict[str, Any]) -> str:
+def _become(
+    norm: nn.Module, made: Layer, options: dict[str, Any], wide: dict[Tensor, Tensor]
+) -> str:
     """Make this torch layer ours, in place, so that hooks and what points to it stay true."""
     told = f"torch's {type(norm).__name__}({made.num_features}) is ours"
     norm.__class__ = type(made)
@@ -105,8 +110,16 @@ def _become(norm: nn.Module, made: Layer, options: dict[str, Any]) -> str:
     where = None if mean is None else mean.device
     skipped = None if mean is None else torch.zeros((), dtype=torch.int64, device=where)
     layer.register_buffer("skipped", skipped, persistent=False)
-    widen(layer)
+    _widen(layer, wide)
     told += "".join(f", {name}={value!r}" for name, value in options.items())
     if mean is not None and layer.running_mean is not mean:
         told += f"; running statistics in float32 instead of {str(mean.dtype).split('.')[-1]}"
     return told
+
+
+def _widen(layer: Layer, wide: dict[Tensor, Tensor]) -> None:
+    """Widen running statistics; those that layers share they share still, found in `wide`."""
+    before = {name: t for name, t in layer._buffers.items() if t is not None}
+    layer._buffers.update({name: wide[t] for name, t in before.items() if t in wide})
+    widen(layer)
+    wide.update((t, layer.get_buffer(name)) for name, t in before.items())

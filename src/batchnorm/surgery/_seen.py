@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from batchnorm.functional._check_kinds import check_module
 from batchnorm.graph import Reading, read
 from batchnorm.surgery._recording import Call, given, record
 
@@ -20,26 +21,13 @@ def check_model(verb: str, model: Any) -> None:
     Raises:
         TypeError: it says which, and what to do.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"{verb} takes a model, a torch.nn.Module; got {type(model).__name__} "
-            f"({str(model)[:60]}). {_way_out(model)}"
-        )
+    check_module(verb, model)
     wrapped = isinstance(model, DataParallel | DistributedDataParallel | torch.jit.ScriptModule)
     if wrapped or hasattr(model, "_orig_mod"):
         raise TypeError(
             f"{verb} takes the model itself; got it as {type(model).__name__}, which could not be "
             f"edited. {verb.capitalize()} first, then wrap or compile the new model"
         )
-
-
-def _way_out(model: Any) -> str:
-    """What to give instead of what is no model."""
-    if isinstance(model, type) and issubclass(model, nn.Module):
-        return f"Make one of the class: {model.__name__}(...)"
-    if isinstance(getattr(model, "model", None), nn.Module):  # what another verb returned
-        return "It holds one: give its .model"
-    return "Make one: nn.Sequential(*layers)"
 
 
 def seen(model: nn.Module, call: Call | None) -> list[Reading]:

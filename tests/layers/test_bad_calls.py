@@ -1,0 +1,87 @@
+"""What is no model, and options that there are not: errors that say what was meant."""
+
+import contextlib
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+import batchnorm
+
+BLOCKS = {
+    "pooled": batchnorm.pooled,
+    "switches": lambda model: batchnorm.switches(model, update=False),
+    "masked": lambda model: batchnorm.masked(model, torch.ones(2)),
+    "in_domain": lambda model: batchnorm.in_domain(model, 0),
+    "snapshot": lambda model: contextlib.nullcontext(batchnorm.snapshot(model)),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_what_is_no_model_is_told_how_to_be_one(name):
+    for model, words in (
+        (None, r"got NoneType \(None\)\. Make one: nn\.Sequential"),
+        ([batchnorm.BatchNorm1d(2)], r"got list \(\[BatchNorm1d.*Make one: nn\.Sequential"),
+        (nn.BatchNorm2d, r"Make one of the class: BatchNorm2d\(\.\.\.\)"),
+        (batchnorm.adopt(nn.BatchNorm1d(2)), r"It holds one: give its \.model"),
+    ):
+        told = rf"(?s){name} takes a model, a torch\.nn\.Module; .*{words}"
+        with pytest.raises(TypeError, match=told), BLOCKS[name](model):
+            pass
+
+
+@pytest.mark.parametrize("longest", ["4", 2.5, True])
+def test_a_padded_length_is_an_integer(longest):
+    with pytest.raises(TypeError, match=rf"longest={longest!r}; expected the padded length"):
+        batchnorm.lengths_mask(torch.tensor([2]), longest=longest)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: batchnorm.BatchNorm2d(4, ghost=3),
+            r"BatchNorm2d .*'ghost': did you mean ghost_size",
+        ),
+        (
+            lambda: batchnorm.BatchNorm1d(4, eps=1e-3, moment=1),
+            r"'moment': did you mean momentum\?",
+        ),
+        (
+            lambda: batchnorm.BatchNorm2d(4, inplace=True),
+            r"'inplace': BatchNormAct1d, 2d and 3d have",
+        ),
+        (
+            lambda: batchnorm.BatchNormAct2d(4, update=False),
+            r"BatchNormAct2d .*: it is an attribute",
+        ),
+        (lambda: batchnorm.BatchNormAct2d(4, acitvation="elu"), r"did you mean activation\?"),
+        (
+            lambda: batchnorm.BatchRenorm1d(4, inplace=True),
+            r"BatchRenorm1d has no option 'inplace'",
+        ),
+        (lambda: batchnorm.LazyBatchNorm3d(ghost=2), r"LazyBatchNorm3d .*did you mean ghost_size"),
+        (
+            lambda: batchnorm.DomainBatchNorm1d(4, 2, mask=1),
+            r"'mask': it is given to the layer's call",
+        ),
+        (
+            lambda: batchnorm.BatchNorm3d(4, zzzzz=1),
+            r"no option 'zzzzz'; expected num_features, eps,",
+        ),
+        (lambda: batchnorm.adopt(nn.BatchNorm1d(2), ghost=4), r"'ghost': did you mean ghost_size"),
+    ],
+)
+def test_an_option_that_there_is_not_is_told_which_there_are(make, words):
+    with pytest.raises(TypeError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("kind", [batchnorm.BatchNorm2d, batchnorm.BatchNormAct2d])
+def test_the_signature_is_as_it_was_written(kind):
+    parameters = inspect.signature(kind).parameters
+    assert "ghost_size" in parameters
+    assert all(p.kind is not p.VAR_KEYWORD for p in parameters.values())
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'num_features'"):
+        kind()
