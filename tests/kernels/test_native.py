@@ -66,6 +66,16 @@ def test_halves_with_parameters_of_any_dtype(dtype, parameters):
     compare(call._replace(residual=None), dy)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [(17, 6), (5, 6, 7), (2, 6, 4, 5)])
+def test_parameters_of_any_stride(shape, layout, dtype):
+    """Torch's kernel reads beyond an expanded weight, and its gradients are wrong."""
+    call, dy = problem(shape, dtype, layout)
+    for lay in (lambda t: t[:1].expand(6), lambda t: t.repeat_interleave(2)[::2]):
+        compare(call._replace(weight=lay(call.weight), bias=lay(call.bias), residual=None), dy)
+
+
 @pytest.mark.parametrize("kind", ["relu", "hardswish"])
 def test_a_gradient_that_is_not_finite_stops_where_the_activation_is_flat(kind):
     call, dy = problem((40, 6), activation=kind)

@@ -117,9 +117,10 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _parameters(call: Call) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias; torch's backward pass reads a weight as if it were contiguous."""
     wide = _wide(call.x)
     weight, bias = call.weight, call.bias
-    weight = None if weight is None else weight.to(wide)
+    weight = None if weight is None else weight.to(wide).contiguous()
     return weight, None if bias is None else bias.to(wide)
 
 
