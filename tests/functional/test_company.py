@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from batchnorm.functional import batch_norm
 from batchnorm.layers import BatchNorm1d, BatchNormAct1d
+from modes import Operators
 
 LARGE = (3000, 70)  # for several threads
 WAYS = pytest.mark.parametrize("inplace", [False, True])
@@ -26,18 +26,6 @@ class Functions(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
-class Operators(TorchDispatchMode):
-    """Notes the operators that are called."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(function.name())
         return function(*args, **(kwargs or {}))
 
 

@@ -7,11 +7,11 @@ import re
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
-from torch.utils._python_dispatch import BaseTorchDispatchMode
 
 import batchnorm
 from batchnorm.functional import batch_norm
 from batchnorm.kernels import _pick
+from modes import Operators
 
 BACKENDS = [row.name for row in batchnorm.backends().rows]
 MASK = torch.tensor([True, False, True, True, True])
@@ -115,7 +115,7 @@ def assert_equal(ours, right, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("way", [contextlib.nullcontext, BaseTorchDispatchMode])
+@pytest.mark.parametrize("way", [contextlib.nullcontext, Operators])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("option", OPTIONS)
 def test_it_equals_the_plain_one_or_says_why_not(option, backend, way, dtype):
