@@ -48,33 +48,29 @@ class Rare(NamedTuple):
         return small
 
 
+# What `batch_norm` takes beside x and what is of x's shape: weight, bias, running statistics,
+# training, eps, activation, backend, rare options and inplace.
+Options = tuple[
+    Tensor | None, Tensor | None, Running, bool, float, str | nn.Module | Activation | None,
+    str | None, Rare | None, bool,
+]  # fmt: skip
+
+
 def normalize(
-    x: Tensor,
-    residual: Tensor | None,
-    mask: Tensor | None,
-    axis: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running: Running,
-    training: bool,
-    eps: float,
-    activation: str | nn.Module | Activation | None,
-    backend: str | None,
-    rare: Rare | None,
-    inplace: bool,
+    x: Tensor, residual: Tensor | None, mask: Tensor | None, axis: int, options: Options
 ) -> Tensor:
     """What `batchnorm.functional.batch_norm` says of these arguments."""
-    options = weight, bias, running, training, eps, activation
+    weight, bias, running, training, _, _, backend, rare, inplace = options
     group = ""
     if rare is not None and rare.process_group is not None:
         group = _group.name_of(rare.process_group)
     if x.is_nested:
         with _sync.telling(group):
             flat = _ragged.flat(x, residual, mask, axis, None if rare is None else rare.ghost_size)
-        more = *options, backend, rare, False
-        return flat.nested(normalize(flat.x, flat.residual, None, flat.axis, *more))
+        fresh = (*options[:-1], False)
+        return flat.nested(normalize(flat.x, flat.residual, None, flat.axis, fresh))
     try:
-        call, small = _checked(x, residual, mask, axis, *options, rare, inplace, group)
+        call, small = _checked(x, residual, mask, axis, options, group)
     except Exception:
         _sync.refuse(group)
         raise
@@ -102,17 +98,11 @@ def _checked(
     residual: Tensor | None,
     mask: Tensor | None,
     axis: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running: Running,
-    training: bool,
-    eps: float,
-    activation: str | nn.Module | Activation | None,
-    rare: Rare | None,
-    inplace: bool,
+    options: Options,
     group: str,
 ) -> tuple[Call, Small | None]:
     """The call with its channels on axis 1, and the options for small batches if there are any."""
+    weight, bias, running, training, eps, activation, _, rare, inplace = options
     f = Activation.parse(activation)
     if residual is not None:
         check_residual(x, residual)

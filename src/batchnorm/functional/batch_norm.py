@@ -170,4 +170,4 @@ def batch_norm(
         pool,
     )
     options = weight, bias, running, training, eps, activation, backend, rare, inplace
-    return normalize(x, residual, mask, axis, *options)
+    return normalize(x, residual, mask, axis, options)

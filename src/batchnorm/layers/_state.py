@@ -204,10 +204,8 @@ class Layer(_NormBase):
             running_mean, running_var, num_batches_tracked if moves else None,
             skipped if moves else None, self.momentum, self.bias_correction, moves, pool,
         )  # fmt: skip
-        y: Any = normalize(
-            x, added, mask, axis, weight, bias, running, batch, self.eps, activation, None, rare,
-            inplace,
-        )  # fmt: skip
+        options = weight, bias, running, batch, self.eps, activation, None, rare, inplace
+        y: Any = normalize(x, added, mask, axis, options)
         return y if x is input else rewrapped(input, y)
 
     def _state(self) -> tuple[Tensor | None, ...]:
