@@ -166,9 +166,14 @@ def test_a_constant_channel_comes_out_as_its_bias(shape, value):
     assert (moments[2] == 0).all()
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 5), (4, 3, 0), (4, 0), (4, 0, 20)])
-def test_nothing_in_gives_nothing_out(shape):
-    call, dy = problem(shape)
+@pytest.mark.parametrize(
+    "shape", [(0, 3), (0, 3, 5), (4, 3, 0), (4, 0), (4, 0, 20), (0, 3, 70000), (0, 3, 300, 300)]
+)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_nothing_in_gives_nothing_out(shape, activation):
+    call, dy = problem(shape, activation=activation)
+    if shape[0] == 0:
+        call = call._replace(x=torch.ones(1, *shape[1:])[:0])  # whose address is that of values
     y, moments = numba.forward(call)
     assert y.shape == shape
     assert (moments == 0).all()

@@ -100,7 +100,7 @@ def plan(shape: Ints, out: Ints, x: Ints, residual: Ints | None, dy: Ints | None
     channel_steps = (of_x[1], of_residual[1], of_dy[1])
     if planar:
         whole = max(1, _PART // max(like.inner, 1))  # segments of a part, unless it is of one
-        pieces = -(-like.inner // _PART)
+        pieces = -(-like.inner // _PART) if like.outer else 1
         parts = -(-like.outer // whole) if pieces <= 1 else like.outer * pieces
         parts, columns, joined = max(1, parts), 0, 1
         span = whole * like.inner if pieces <= 1 else _PART
