@@ -7,16 +7,18 @@ The second folder is a run on other seeds, whose verdicts stand beside.
 
 import gzip
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
 
-from batchnorm.report._words import date, interval, tally, value, word
+from batchnorm.report._words import date, interval, tally, typeset, value, word
 
 ROOT = Path(__file__).parent.parent
 PAGE, KEPT, README = ROOT / "docs/claims.md", ROOT / "docs/claims", ROOT / "README.md"
 BEGIN, END = "<!-- claims -->\n", "<!-- /claims -->\n"
-MOST = 2_000_000  # bytes of rows that are committed
+MOST = 2_000_000  # bytes of a run that are committed
+KEY = 12  # digits of a trial's key that are kept: they tell trials apart, and do not pack
 SCALES = (
     "It is of another scale, with fewer steps and examples, so that what differs may be the training's "
     "length as well as the seeds. "
@@ -35,7 +37,8 @@ def read(folder):
 
 
 def row(*cells):
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
 
 
 def tallied(verdicts):
@@ -44,11 +47,12 @@ def tallied(verdicts):
 
 def table(head):
     """One row a claim, by its headline."""
-    lines = [row("", "the claim", "what is judged first", "value", "interval", "verdict", "all measures"),
+    lines = [row("", "what is taught", "what was tried first", "by how much", "interval", "verdict", "all measures"),
              row("---", "---", "---", "---:", "---:", "---", "---")]  # fmt: skip
     for study in head["studies"]:
         first = study["verdicts"][0]  # every study of a run that is shown has some
-        cells = study["lecture"], study["title"], first["metric"], value(first), interval(first)
+        tried = typeset(first["claim"].rstrip("."))
+        cells = study["lecture"], study["title"], tried, value(first), interval(first)
         lines.append(row(*cells, f"**{word(study)}**", tallied(study["verdicts"])))
     return "\n".join(lines) + "\n"
 
@@ -101,7 +105,9 @@ def page(head, again):
         f"From a run of `batchnorm study --scale {head['scale']}` on {date(head['finished'])}: {head['trials']} "
         f"training runs on seeds {seeds[0]} to {seeds[-1]}; torch {head['torch']}, "
         f"{head['machine']['cpu']}, {head['machine']['cores']} cores. Data: {head['data']}. "
-        "A number is the median over paired seeds. Thresholds were fixed in code before the run; "
+        "A number is the median over paired seeds and says how far the sentence before it holds, or how large the "
+        "measure of that name is: × times fewer, less, wider or deeper; points are per cent of accuracy; a decade is "
+        "a factor of ten; σ are standard deviations of the hidden unit. Thresholds were fixed in code before the run; "
         "how each is measured stands in the page that a run leaves (`batchnorm report`).",
         "",
         table(head),
@@ -125,29 +131,53 @@ def page(head, again):
     return "\n".join(lines)
 
 
+def rows_of(folder):
+    """The lines of a run's trials, as they are or packed."""
+    plain = folder / "trials.jsonl"
+    return (plain.read_bytes() if plain.exists() else gzip.decompress((folder / "trials.jsonl.gz").read_bytes())).decode()  # fmt: skip
+
+
+def short(text):
+    """The same with the keys of trials cut.
+
+    >>> short('["' + "0123456789abcdef" * 4 + '"]')
+    '["0123456789ab"]'
+    """
+    keys = set(re.findall(r'"([0-9a-f]{64})"', text))
+    if len({key[:KEY] for key in keys}) < len(keys):
+        raise ValueError(f"{KEY} digits do not tell the keys of these trials apart: raise KEY")
+    return re.sub(r'"[0-9a-f]{64}"', lambda key: f'{key[0][: 1 + KEY]}"', text)
+
+
 def keep(folder, place):
     """What the page is drawn from, without paths of the machine; rows where they are small."""
-    place.mkdir(parents=True, exist_ok=True)
     head = (folder / "manifest.json").read_text()
     for path in (str(folder), str(folder.resolve())):
         head = head.replace(path, f"runs/{place.name}")
-    shown = json.loads(head)
+    shown = json.loads(short(head))
     shown["trials"] = len({key for study in shown["studies"] for key in study["keys"]})
     shown["machine"]["system"] = shown["machine"]["system"].split("-")[0]
-    raw = (folder / "trials.jsonl").read_bytes()
-    rows = gzip.compress(raw, mtime=0)
-    if len(rows) < MOST:  # as `batchnorm report --measure` reads them
-        (place / "trials.jsonl.gz").write_bytes(rows)
+    rows = gzip.compress(short(rows_of(folder)).encode(), mtime=0)
+    texts = {
+        "manifest.json": shown,
+        "verdicts.json": json.loads((folder / "verdicts.json").read_text()),
+        "timing.json": json.loads(short((folder / "timing.json").read_text())),
+    }
+    made = {name: written(what) for name, what in texts.items()}
+    if (size := len(rows) + sum(map(len, made.values()))) < MOST:
+        made["trials.jsonl.gz"] = rows  # as `batchnorm report --measure` reads them
     else:
-        print(f"{folder}: rows are not kept, {len(rows):,} bytes packed")
+        print(f"{folder}: rows are not kept, {size:,} bytes with them")
         for study in shown["studies"]:
             del study["keys"]
-    for name, what in (
-        ("manifest", shown),
-        ("verdicts", json.loads((folder / "verdicts.json").read_text())),
-        ("timing", json.loads((folder / "timing.json").read_text())),
-    ):
-        (place / f"{name}.json").write_text(json.dumps(what, ensure_ascii=False, indent=1) + "\n")
+        made["manifest.json"] = written(shown)
+    place.mkdir(parents=True, exist_ok=True)
+    for name, content in made.items():
+        (place / name).write_bytes(content)
+
+
+def written(what):
+    return (json.dumps(what, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def with_table(text, head):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -33,10 +34,33 @@ def test_every_study_has_its_verdicts(claims):
     assert all(study["status"] == "done" and study["verdicts"] for study in head["studies"])
 
 
-def test_rows_are_kept_and_small(claims):
-    for run in ("full", "other"):
-        rows = claims.KEPT / run / "trials.jsonl.gz"
-        assert 0 < rows.stat().st_size < claims.MOST
+@pytest.mark.parametrize("run", ["full", "other"])
+def test_rows_are_kept_and_a_run_is_small(claims, run):
+    files = list((claims.KEPT / run).iterdir())
+    assert "trials.jsonl.gz" in [file.name for file in files]
+    assert sum(file.stat().st_size for file in files) < claims.MOST
+
+
+def test_what_is_kept_is_kept_again_the_same(claims, tmp_path):
+    claims.keep(claims.KEPT / "other", tmp_path / "other")
+    assert claims.rows_of(tmp_path / "other") == claims.rows_of(claims.KEPT / "other")
+    for name in ("manifest.json", "timing.json", "verdicts.json"):
+        assert (tmp_path / "other" / name).read_text() == (claims.KEPT / "other" / name).read_text()
+
+
+def test_rows_that_are_too_many_are_not_kept_and_it_is_said(claims, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(claims, "MOST", 300_000)
+    claims.keep(claims.KEPT / "other", tmp_path / "other")
+    assert re.search(r"other: rows are not kept, [\d,]{7} bytes with them", capsys.readouterr().out)
+    assert not (tmp_path / "other/trials.jsonl.gz").exists()
+    assert '"keys"' not in (tmp_path / "other/manifest.json").read_text()
+
+
+def test_keys_are_cut_only_where_they_stay_apart(claims):
+    one, two = (mark + "0" * 63 for mark in "12")
+    assert claims.short(json.dumps([one, two])) == json.dumps([one[:12], two[:12]])
+    with pytest.raises(ValueError, match="12 digits do not tell the keys of these trials apart"):
+        claims.short(json.dumps([one, one[:-1] + "1"]))
 
 
 @pytest.mark.slow

@@ -64,16 +64,59 @@ def test_without_a_terminal_there_are_plain_lines(called, capsys):
     assert run(["study"]) == 0
     shown = capsys.readouterr()
     assert "\x1b" not in shown.out + shown.err
-    assert shown.err.splitlines()[0] == "3 trials, about 1:30"
-    assert shown.err.splitlines()[1:] == [
-        "training 1/3, 1:00 left, best validation accuracy 93.4 %",
-        "training 3/3, 0:01 left, best validation accuracy 93.4 %",
+    assert shown.err.splitlines() == [
+        "3 trials, estimated at 2 minutes",
+        "training 1/3, 1 min 0 s left, best validation accuracy 93.4 %",
+        "training 3/3, 1 s left, best validation accuracy 93.4 %",
         "drawing the page",
     ]
     out = shown.out.splitlines()
     assert out[-1] == "The page: runs/study/report.html"
     for words in ("supported", "3.2 times [2.8, 3.9]", "not measured", "1.5 decades [1, open]"):
         assert words in shown.out
+
+
+def said(*told):
+    """What a run that goes so writes into a log."""
+    file = StringIO()
+    watched = Watched(Console(file=file, width=60))
+    for progress in told:
+        watched(progress)
+    return file.getvalue().splitlines()
+
+
+PAGE = Progress("page", 0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("begun", "line"),
+    [
+        (Progress("trials", 0, 1, 0, None, 3.0), "1 trial, estimated at a few seconds"),
+        (
+            Progress("trials", 2, 5, 2, None, 4000.0),
+            "5 trials, 2 finished earlier, estimated at 1 hour",
+        ),
+        (Progress("trials", 5, 5, 5, None, 4000.0), "5 trials, 5 finished earlier"),
+        (Progress("trials", 0, 5, 0), "5 trials"),
+    ],
+)
+def test_what_there_is_to_do_is_said_first(begun, line):
+    assert said(begun, PAGE) == [line, "drawing the page"]
+
+
+def test_where_nothing_is_trained_nothing_is_counted():
+    assert said(Progress("trials", 0, 0, 0, None, 0.0), PAGE) == ["drawing the page"]
+
+
+def test_a_page_that_will_be_replaced_is_said_beforehand_in_one_line():
+    begun = Progress("trials", 0, 3, 0, replaces="batchnorm study --scale full")
+    assert said(begun, replace(begun, done=3), PAGE) == [
+        "This run's page will take the place of the one that is there, made by: batchnorm study "
+        "--scale full; another folder (--out) keeps both",
+        "3 trials",
+        "training 3/3",
+        "drawing the page",
+    ]
 
 
 def shown(verdicts, width=100):
@@ -166,15 +209,15 @@ def test_the_time_left_is_the_estimate_less_what_has_gone_by(monkeypatch):
     watched(Progress("trials", 20, 120, 20))
     assert watched._left() == ""
     watched(Progress("trials", 21, 121, 20, BEST, 120.0))
-    assert watched._left() == "2:00 left"
+    assert watched._left() == "2 min 0 s left"
     clock[0] = 130.0
     watched(Progress("trials", 31, 121, 20, BEST, 120.0))  # not estimated anew
-    assert watched._left() == "1:30 left"
+    assert watched._left() == "1 min 30 s left"
     watched(Progress("trials", 32, 121, 20, BEST, 450000.0))
-    assert watched._left() == "125:00:00 left"
+    assert watched._left() == "125 h 0 min left"
     watched(Progress("trials", 120, 121, 20, BEST, 0.2))
     clock[0] = 200.0
-    assert watched._left() == "0:01 left"
+    assert watched._left() == "1 s left"
 
 
 MANY = tuple(

@@ -49,7 +49,7 @@ def test_real_rows_repeat_and_the_bias_is_cancelled():
     assert rows_of([again]) == rows_of([again])
     json.dumps(rows, allow_nan=False)
     found = words(rows)
-    assert found["gradient"] == found["same run without b"] == "supported"
+    assert found["gradient of b"] == found["same run without b"] == "supported"
     assert found["b stays, gradient descent"] == found["training with b shifted"] == "supported"
     assert found["evaluation with b shifted"] == "contradicted"
     assert found["evaluation, running mean shifted too"] == "supported"
@@ -60,10 +60,10 @@ def test_real_rows_repeat_and_the_bias_is_cancelled():
 @pytest.mark.parametrize(
     ("values", "metric", "word"),
     [
-        ({}, "gradient", "supported"),
-        ({"gradient": 0.5}, "gradient", "contradicted"),
-        ({"gradient": 1e-4}, "gradient", "not supported"),
-        ({"gradient": None}, "gradient", "inconclusive"),
+        ({}, "gradient of b", "supported"),
+        ({"gradient": 0.5}, "gradient of b", "contradicted"),
+        ({"gradient": 1e-4}, "gradient of b", "not supported"),
+        ({"gradient": None}, "gradient of b", "inconclusive"),
         ({"without": 0.1}, "same run without b", "contradicted"),
         ({"without": None}, "same run without b", "inconclusive"),
         ({"wandered": 0.1}, "b stays, Adam", "contradicted"),

@@ -14,7 +14,10 @@ from batchnorm.studies._trial import Trial
 from studies.made_up import made
 
 START = 0.3
-COMPARED = ("optimizers", "placement", "dropout", "small_batch", "learning_rate", "initialization")
+COMPARED = (
+    *("optimizers", "placement", "dropout", "small_batch", "learning_rate", "initialization"),
+    "scale_and_shift",
+)
 
 
 def swept(ends):

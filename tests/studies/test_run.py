@@ -4,19 +4,22 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # as worker processes find the fakes too
-from fake_studies import Tiny, fake_study, go
+from fake_studies import SETUP, Tiny, fake_study, go
 
+from batchnorm.report import render
 from batchnorm.studies import _context, _folder, study
 from batchnorm.studies._asked import STUDIES
 from batchnorm.studies._folder import Folder
@@ -142,6 +145,25 @@ def test_a_finished_run_is_not_run_again(tmp_path, pool):
     assert (tmp_path / "timing.json").read_bytes() == timing
     with pytest.raises(AssertionError, match="run again"):
         go(studies, tmp_path, executor=NoExecutor(), fresh=True)
+
+
+def test_a_page_of_something_else_that_will_be_replaced_is_told_beforehand(tmp_path, pool):
+    def told(name, out=tmp_path, **options):
+        seen = []
+        study = fake_study(name, [Tiny(seed=seed) for seed in range(2)])
+        go([study], out, executor=pool, on_progress=seen.append, draw=render, **options)
+        assert len({progress.replaces for progress in seen}) == 1
+        return seen[0].replaces
+
+    assert told("one") == "", "an empty folder"
+    assert told("one") == told("one", fresh=True) == "", "the same run again"
+    shutil.copytree(tmp_path, tmp_path / "moved" / "here")
+    assert told("one", tmp_path / "moved" / "here") == "", "its folder may have moved"
+    whose = f"batchnorm study one --data digits8x8 --out {tmp_path}"
+    assert told("other") == whose
+    assert told("other", setup=replace(SETUP, seed=5)) == whose.replace("one", "other")
+    (tmp_path / "report.html").unlink()
+    assert told("one") == "", "there is no page to lose"
 
 
 def test_seconds_are_measured_apart_and_reach_the_measures_only(tmp_path, pool):

@@ -123,11 +123,26 @@ def test_each_verdict_can_come_out(values, metric, word):
     assert words(made(**values))[metric] == word
 
 
-def test_a_lost_seed_is_left_out_and_said_so():
-    lost = [r for r in made() if (r["seed"], r["trained"], r["step"]) != (0, study.OWN, 100)]
-    verdicts = {v.metric: v for v in study.measure(lost)}
-    assert verdicts["share of what is learned, ReLU"].verdict == "supported"
-    assert "1 of 5 seeds gave no number" in verdicts["share of what is learned, ReLU"].caution
+def without_its_end(rows, seed, arm):
+    return [r for r in rows if (r["seed"], r["trained"], r["step"]) != (seed, arm, r["steps"])]
+
+
+def test_a_run_that_diverged_counts_as_untrained_and_has_no_gamma():
+    found = {v.metric: v for v in study.measure(without_its_end(made(), 0, study.OWN))}
+    for metric, low in (("share of what is learned", 0.0), ("against the output layer", -50.0)):
+        verdict = found[f"{metric}, ReLU"]
+        assert verdict.low == pytest.approx(low), "it began with 10 %, the output layer has 60"
+        assert verdict.verdict == "inconclusive"
+        assert "left out" not in verdict.caution
+    off = found["units switched off, ReLU"]
+    assert off.verdict == "supported"
+    assert "1 of 5 seeds gave no number, and are left out." in off.caution
+
+
+def test_nothing_is_a_share_of_what_a_run_that_diverged_has_learned():
+    found = {v.metric: v for v in study.measure(without_its_end(made(), 0, study.ALL))}
+    caution = found["share of what is learned, ReLU"].caution
+    assert "1 of 5 seeds gave no number, and are left out." in caution
 
 
 def test_a_unit_without_spread_and_shift_has_no_relative_error():

@@ -168,6 +168,9 @@ def trained():
 def linear():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
+def lone():
+    return nn.Linear(30, 2)
+
 def number():
     return 3
 
@@ -281,6 +284,9 @@ def test_why_the_users_network_is_no_case(own, tmp_path):
         ValueError, match=r"batch norm finds no place in own_network:linear \(1: no"
     ):
         Trial(network=own + "linear", data="digits8x8", batch_norm=True, activation="own").run()
+    assert networks(Setup(model=own + "lone", data="breast_cancer")).startswith(
+        "batch norm finds no place in own_network:lone (the Linear itself: no activation follows"
+    )
     run = study("speed", model=own + "trained", data="digits8x8", out="run")
     assert run.not_applicable == {
         "speed": "own_network:trained: batch norm cannot be taken out of it (1 stays: it has been "

@@ -2,14 +2,16 @@
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds; hours where there are some.
+    """A length of time, with its units.
 
-    >>> clock(75.2), clock(4000)
-    ('1:15', '1:06:40')
+    >>> clock(8), clock(75.2), clock(4000)
+    ('8 s', '1 min 15 s', '1 h 6 min')
     """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def about(seconds: float) -> str:

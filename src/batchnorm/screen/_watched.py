@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from batchnorm.screen._clock import clock
+from batchnorm.screen._clock import about, clock
 from batchnorm.studies import Progress, Share
 from batchnorm.studies._sitting import described
 
@@ -31,7 +31,7 @@ class Watched:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.now = Progress("trials", 0, 0, 0)
-        self.trials = self.now
+        self.trials, self.begun = self.now, False
         self.done_before, self.said, self.told = 0, -math.inf, 0.0
         self.live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -59,7 +59,7 @@ class Watched:
 
     def __call__(self, progress: Progress) -> None:
         """Take in where the run stands."""
-        first = not self.trials.total
+        first, self.begun = not self.begun, True
         if first or progress.stage != self.now.stage:
             self.done_before, self.said = progress.done, -math.inf
         if progress.seconds_left != self.now.seconds_left:
@@ -68,10 +68,7 @@ class Watched:
         if progress.stage == "trials":
             self.trials = progress
         if first:
-            earlier = f", {progress.resumed} finished earlier" if progress.resumed else ""
-            about = progress.seconds_left
-            about = f", about {clock(about)}" if about and progress.done < progress.total else ""
-            self.console.print(f"{progress.total} trials{earlier}{about}", highlight=False)
+            self._announce()
             if self.live:
                 self.live.start()
         if not self.live:
@@ -81,6 +78,22 @@ class Watched:
         """Take the bar away."""
         if self.live:
             self.live.stop()
+
+    def _announce(self) -> None:
+        """What there is to do, and what will be lost by it."""
+        now = self.now
+        if now.replaces:
+            line = (
+                "This run's page will take the place of the one that is there, made by: "
+                f"{now.replaces}; another folder (--out) keeps both"
+            )
+            self.console.print(line, highlight=False, soft_wrap=True)
+        if now.total:
+            words = [f"{now.total} trial{'' if now.total == 1 else 's'}"]
+            words += [f"{now.resumed} finished earlier"] if now.resumed else []
+            if now.seconds_left and now.done < now.total:
+                words.append(f"estimated at {about(now.seconds_left)}")
+            self.console.print(", ".join(words), highlight=False)
 
     def _say(self) -> None:
         page, last = self.now.stage == "page", self.now.done == self.now.total

@@ -77,12 +77,13 @@ def _example(model: nn.Module, data: Data) -> Tensor:
 
 
 def _no_place(name: str, changes: Changes) -> str:
-    reasons = "; ".join(f"{path}: {reason}" for path, reason in changes.skipped)
+    whole = f"the {type(changes.model).__name__} itself"
+    reasons = "; ".join(f"{path or whole}: {reason}" for path, reason in changes.skipped)
     return f"batch norm finds no place in {name}" + (f" ({reasons})" if reasons else "")
 
 
 def _left(changes: Changes) -> str:
     """What is left of batch norm in a network that it was taken out of, and why."""
     norms = {path for path, one in changes.model.named_modules() if is_batch_norm(one)}
-    reasons = [f"{path} stays: {reason}" for path, reason in changes.skipped if path in norms]
+    reasons = [f"{at or 'it'} stays: {reason}" for at, reason in changes.skipped if at in norms]
     return f"batch norm cannot be taken out of it ({'; '.join(reasons)})" if norms else ""

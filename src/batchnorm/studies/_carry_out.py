@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from batchnorm.studies._context import Context
+from batchnorm.studies._earlier import replaced
 from batchnorm.studies._findings import publish
 from batchnorm.studies._folder import MANIFEST, opened
 from batchnorm.studies._manifest import entry
@@ -30,9 +31,9 @@ def carry_out(
     """Run what is planned, and write down what comes of it."""
     setup = Setup(head["scale"], head["model"], head["data"], head["seed"])
     with opened(path, fresh=fresh) as folder:
-        sitting = Sitting(
-            folder, parts, context, jobs, executor, on_progress or (lambda progress: None)
-        )
+        lost = replaced(folder, head, [part.study.NAME for part in parts])
+        told: Callable[[Progress], object] = on_progress or (lambda progress: None)
+        sitting = Sitting(folder, parts, context, jobs, executor, told, lost)
         head = {**head, "started": sitting.started}
         # That of a finished run stays, with its page, until this one has a page too.
         if not folder.read(MANIFEST).get("finished"):

@@ -64,7 +64,7 @@ def compared(arms: Arms, name: Name, network: str) -> Verdict:
     return judge(
         NAME,
         f"accuracy lost, less that without batch norm, {order}, rate {rate:g}, {network}",
-        f"Dropout costs no more accuracy beside batch norm than without it: {order} at rate "
+        f"Dropout costs no more accuracy with batch norm than without it: {order} at rate "
         f"{rate:g} ({network}).",
         [with_it[seed] - without[seed] for seed in with_it if seed in without],
         note=f"Without batch norm it costs {median(without.values()):.1f} points, with it "

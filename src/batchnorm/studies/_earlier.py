@@ -1,10 +1,10 @@
-"""What earlier sittings of the same run have left: when it began, its seconds, its timings."""
+"""What earlier runs have left: of the same one its dates, seconds and timings; another's page."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchnorm.studies._folder import MANIFEST, TIMING, UNFINISHED, Folder
+from batchnorm.studies._folder import MANIFEST, REPORT, TIMING, UNFINISHED, Folder
 
 Timings = dict[str, dict[str, Any]]
 
@@ -44,6 +44,23 @@ def earlier(folder: Folder, keys: Collection[str]) -> Earlier:
     theirs = [key for study in manifest.get("studies", []) for key in study["keys"]]
     # Of another run, the timings of equal trials are as good; its dates and seconds are its own.
     return _earlier(manifest if _shared(theirs, keys) else {}, timing)
+
+
+def replaced(folder: Folder, head: Mapping[str, Any], names: list[str]) -> str:
+    """The command of the finished run whose page is in the folder; "" where it is this run's own.
+
+    Args:
+        folder: open.
+        head: this run's manifest.
+        names: of its studies.
+    """
+    theirs = folder.read(MANIFEST)
+    if not theirs.get("finished") or not (folder.path / REPORT).exists():
+        return ""
+    same = all(theirs.get(field) == head[field] for field in ("scale", "model", "data", "seed"))
+    if same and [study.get("name") for study in theirs.get("studies", [])] == names:
+        return ""
+    return str(theirs.get("command", ""))
 
 
 def _shared(theirs: Iterable[str], ours: Collection[str]) -> bool:

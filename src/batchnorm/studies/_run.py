@@ -45,6 +45,8 @@ class Progress:
         seconds_left: until the page is drawn, as estimated: at first from a few steps of each
             network, later from the trials that have run; None where nothing is known yet.
         studies: where each study stands.
+        replaces: the command that made the page which is in the folder, if that was another run:
+            this run's will take its place.
     """
 
     stage: str
@@ -54,6 +56,7 @@ class Progress:
     best: "tuple[float, Trial] | None" = None
     seconds_left: float | None = None
     studies: tuple[Share, ...] = ()
+    replaces: str = ""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Sitting:
         jobs: processes, where there is no executor.
         executor: where the trials run; None for processes of our own.
         on_progress: told after every trial.
+        replaces: see :class:`Progress`.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class Sitting:
         jobs: int,
         executor: Executor | None,
         on_progress: Callable[[Progress], object],
+        replaces: str = "",
     ) -> None:
         self.folder, self.parts, self.on_progress = folder, parts, on_progress
-        self.jobs, self.executor = jobs, executor
+        self.jobs, self.executor, self.replaces = jobs, executor, replaces
         # Studies share what is equal: one key, one trial.
         self.trials = {key: trial for part in parts for key, trial in part.trials.items()}
         self.best: tuple[float, Trial] | None = None
@@ -176,7 +178,8 @@ class Sitting:
             self.seconds_left = self.left(stage, done / total if total else 1.0)
         left = self.seconds_left
         studies = tuple(self.share(part) for part in self.parts)
-        self.on_progress(Progress(stage, done, total, self.resumed, self.best, left, studies))
+        so_far = stage, done, total, self.resumed, self.best, left, studies
+        self.on_progress(Progress(*so_far, self.replaces))
 
     def share(self, part: Part) -> Share:
         done = sum(key in self.folder.finished for key in part.trials)

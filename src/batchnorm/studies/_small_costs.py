@@ -46,14 +46,16 @@ def losses(rows: Rows, name: str) -> list[Verdict]:
     measures = [
         (
             f"lost more than group norm at {SMALL}",
-            f"{at} batch norm loses more against {LARGE} than group norm does.",
+            f"Going from mini-batches of {LARGE} to {SMALL} costs batch norm more accuracy than it "
+            "costs group norm.",
             more(SMALL),
             f"Test accuracy at the end, medians: {_medians(seeds)}.",
             noisy,
         ),
         (
             f"lost more than group norm at {FEW}",
-            f"At mini-batches of {FEW} batch norm loses more against {LARGE} than group norm does.",
+            f"Going from mini-batches of {LARGE} to {FEW} costs batch norm more accuracy than it "
+            "costs group norm.",
             more(FEW),
             "",
             caution,

@@ -17,8 +17,8 @@ LESS = 1.1  # times: a tenth less is the least that is worth the name
 FIELDS = {  # what is compared: metric and claim
     "change": (
         "change of gradients",
-        "A layer's gradient changes less, in relation to its length, when the layers before it "
-        "have taken their step",
+        "When the layers before it have taken their step, a layer's gradient has changed less, in "
+        "relation to its length,",
     ),
     "norm": (
         "change of gradients, not in relation to their length",

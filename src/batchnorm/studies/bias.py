@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "bias"
 LECTURE = "L7"
-TITLE = "The bias before batch norm has no point"
+TITLE = "A bias just before batch norm has no effect"
 CLAIM = (
     "Whatever is the value of b, it is just going to get subtracted out: in the mini-batch any "
     "constant that is added gets cancelled by the mean subtraction step. So that parameter can be "
@@ -135,8 +135,8 @@ def _under(rows: list[dict[str, Any]], optimizer: str, name: str) -> list[Verdic
     return [
         judge(
             NAME,
-            f"gradient, {name}",
-            "The gradient of b in front of batch norm is zero to rounding.",
+            f"gradient of b, {name}",
+            "The gradient of a bias b just before batch norm is zero, up to rounding.",
             [row.get("gradient") for row in ends],
             none=THERE,
             claimed=CANCELLED,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "dropout"
 LECTURE = "L15"
-TITLE = "Batch norm together with dropout"
+TITLE = "Batch norm can be used together with dropout"
 CLAIM = (
     "The noise of mini-batches regularizes slightly, as dropout does; batch norm may be used "
     "together with dropout for the stronger effect of dropout."

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NAME = "identity"
 LECTURE = "L3"
-TITLE = "Batch norm can be the identity"
+TITLE = "With the right gamma and beta, batch norm changes nothing"
 CLAIM = (
     "If gamma is the square root of sigma squared plus epsilon and beta is mu, then gamma z_norm + "
     "beta exactly inverts the normalization, and z tilde is equal to z."
@@ -125,7 +125,8 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
         judge(
             NAME,
             f"in evaluation, {name}",
-            "In evaluation, with gamma and beta from the running statistics, z tilde is z.",
+            "In evaluation, with gamma and beta from the running statistics, batch norm gives back "
+            "its input.",
             of(EVALUATION),
             note="The largest error of all units and test examples.",
             **exact,

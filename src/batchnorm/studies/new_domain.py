@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 NAME = "new_domain"
 LECTURE = "L14"
-TITLE = "Black cats, then coloured ones"
+TITLE = "Batch norm shields a network from inputs unlike its training data"
 CLAIM = (
     "A classifier trained on black cats does not do well on coloured ones: covariate shift. Batch "
     "norm limits how much the distribution of the values in a layer is moved by what comes "
@@ -181,8 +181,9 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
     return [
         judge(
             NAME,
-            f"shielded, {name}",
-            "With batch norm, as trained, less accuracy is lost in a new domain than without it.",
+            f"loss avoided in a new domain, {name}",
+            "Inputs altered in ways not seen in training cost less accuracy with batch norm, as "
+            "trained, than without it.",
             shield,
             none=0,
             claimed=SHIELDED,

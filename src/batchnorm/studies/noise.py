@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "noise"
 LECTURE = "L15"
-TITLE = "Mini-batches add noise, the less the bigger they are"
+TITLE = "Batch norm adds noise, and less of it in bigger mini-batches"
 CLAIM = (
     "Each mini-batch is scaled by its own mean and variance, which are noisy; this adds some noise "
     "to the hidden units and so has a slight regularization effect. A bigger mini-batch, say 512 "
@@ -138,7 +138,7 @@ def _noise(rows: Rows, name: str) -> list[Verdict]:
             NAME,
             f"slope of the noise, {name}",
             "The noise of a hidden unit's value falls as one over the square root of the "
-            f"mini-batch: a slope of {SLOPE:g} in logarithms ({name}).",
+            f"mini-batch's size: a slope of {SLOPE:g} in logarithms ({name}).",
             [_slope(mine) for mine in seeds],
             SLOPE,
             SLOPE_TOLERANCE,

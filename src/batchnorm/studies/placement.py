@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NAME = "placement"
 LECTURE = "L4"
-TITLE = "Batch norm before the activation, or after it"
+TITLE = "Batch norm belongs before the activation, not after it"
 CLAIM = (
     "People debate whether to normalize z, before the activation, or a, after it; normalizing z is "
     "done much more often, and is what to take by default."

@@ -56,7 +56,7 @@ WARM = 60  # steps until running averages have forgotten where they began: 0.9^6
 BINS = 40
 PERCENTILES = ("p15", "p50", "p85")
 DRIFTS = {
-    "mean": "The units' means move less with batch norm",
+    "mean": "The hidden units' means move less with batch norm",
     "spread": "The units' standard deviations change less with batch norm",
 }
 MODES = {"training": "in training", "evaluation": "in evaluation, on running averages"}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "small_batch"
 LECTURE = "L15"
-TITLE = "Mini-batches of a few examples, and other norms"
+TITLE = "Batch norm needs more than a few examples in a mini-batch"
 CLAIM = (
     "Mean and variance of a mini-batch are noisy, since they are those of 64, 128 or 256 examples "
     "instead of all; the larger the mini-batch, the less the noise."

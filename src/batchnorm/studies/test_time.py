@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "test_time"
 LECTURE = "L16"
-TITLE = "Running averages serve at test time"
+TITLE = "Running averages from training are good enough at test time"
 CLAIM = (
     "At test time there may be one example. Use exponentially weighted averages of mu and sigma "
     "squared across mini-batches, kept during training; in practice this is pretty robust to the "
@@ -124,8 +124,8 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
     return [
         lost(
             f"momentum {DEFAULT:g}",
-            f"Running averages of momentum {DEFAULT:g} are as good at test time as population "
-            "statistics.",
+            f"Running averages of momentum {DEFAULT:g} lose no accuracy at test time against "
+            "statistics of the whole training set.",
             kept(DEFAULT),
             momentum=DEFAULT,
         ),
