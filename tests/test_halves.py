@@ -55,6 +55,29 @@ def test_the_numbers_of_a_distribution_are_those_of_its_values():
     assert told == pytest.approx(np.percentile(values, (15, 50, 85)), abs=0.02)
 
 
+def test_bins_finer_than_the_axis_shows_are_drawn_together():
+    comb = {"arm": "without", "layer": "1", "step": 0, "counts": [1, 0] * 20, "ends": [-1.0, 1.0]}
+    wide = comb | {"step": 10, "counts": [1] * 40, "ends": [-9.0, 11.0]}
+    alone, beside = (
+        next(iter(halves(rows).to_dict()["datasets"].values()))[0]
+        for rows in ([comb], [comb, wide])
+    )
+    assert alone["share"][1:-1] == [0.05, 0] * 20
+    assert len(beside["share"]) == 7
+    assert beside["share"][1:-1] == pytest.approx([0.2] * 5)
+    assert beside["value"] == pytest.approx([-1.2, -0.8, -0.4, 0.0, 0.4, 0.8, 1.2])
+    told = [name for name in alone if name not in ("value", "share")]
+    assert [beside[name] for name in told] == [alone[name] for name in told], "numbers are not"
+
+
+def test_a_distribution_narrower_than_the_axis_shows_is_one_spike():
+    narrow = {"arm": "without", "layer": "1", "step": 0, "counts": [1, 2, 1], "ends": [7.0, 7.003]}
+    wide = narrow | {"step": 10, "counts": [1] * 40, "ends": [-9.0, 11.0]}
+    (data,) = halves([narrow, wide]).to_dict()["datasets"].values()
+    assert data[0]["share"] == [0, 1, 0]
+    assert data[0]["value"] == pytest.approx([6.998, 7.002, 7.005], abs=0.001)
+
+
 def test_bins_are_lines_of_the_table_and_not_lists_in_it():
     lines = table(rows_of(halves(rows()).to_dict())).decode().splitlines()
     assert lines[0].startswith("arm,layer,step,value,share,mean,standard deviation,")

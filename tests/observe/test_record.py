@@ -486,3 +486,37 @@ def test_two_records_at_once():
     assert {r["step"] for r in one.rows} == {0, 1, 2}
     assert {(r["step"], r["path"]) for r in two.rows} == {(s, p) for s in (0, 2) for p in "03"}
     assert hooks_of(model) == 0
+
+
+def test_without_its_block_there_is_nothing_to_look_at_and_that_is_said():
+    seen = record(network())
+    said = (
+        r"no 'series' before the block: with batchnorm\.record\(model\) as seen: train\(model\); "
+        r"then seen\.series"
+    )
+    with pytest.raises(AttributeError, match=said):
+        seen.series("gamma", "1")
+    assert not hasattr(seen, "rows")
+    assert copy.copy(seen) is not seen, "what Python looks for by itself is as it always is"
+
+
+def test_nothing_is_hooked_before_the_block_and_a_block_begins_once():
+    model = network()
+    block = record(model, every=1)
+    assert hooks_of(model) == 0
+    with block as seen:
+        train(model, batches(1))
+    assert seen.forwards == 1
+    with (
+        pytest.raises(RuntimeError, match="this record has had its block: call record again"),
+        block,
+    ):
+        pass
+    assert hooks_of(model) == 0
+
+
+def test_what_was_not_called_is_told_where_the_block_stands():
+    nothing = "nothing was recorded: Sequential"
+    with pytest.warns(RuntimeWarning, match=nothing) as told, record(network()):
+        pass
+    assert told[0].filename == __file__

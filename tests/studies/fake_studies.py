@@ -32,6 +32,9 @@ class Tiny(Trial):
     def run(self, fingerprint=None):
         torch.manual_seed(self.seed)
         time.sleep(self.pause)  # here, where another thread's seed would show
+        if self.do == "wait":  # until so many may run as the file says
+            while int(Path(self.flag).read_text() or 0) <= self.seed:
+                time.sleep(0.01)
         if self.do == "raise":
             raise ValueError("this trial\nalways raises")
         if self.do == "exit":
@@ -96,8 +99,12 @@ def go(
         batchnorm.report.render = real
 
 
+def gated(gate, count=40, pause=0.03):
+    """Trials of which as many run as the file ``gate`` says."""
+    return [Tiny(seed=s, pause=pause, do="wait", flag=str(gate)) for s in range(count)]
+
+
 if __name__ == "__main__":
-    # A run of its own, for tests that kill it: folder, number of trials, seconds in each.
-    folder, count, seconds = sys.argv[1:]
-    tiny = [Tiny(seed=seed, pause=float(seconds)) for seed in range(int(count))]
-    print(go([fake_study("tiny", tiny)], Path(folder), on_progress=print))
+    # A run of its own, for tests that kill it: folder, and the gate of its trials.
+    folder, gate = map(Path, sys.argv[1:])
+    print(go([fake_study("tiny", gated(gate))], folder, on_progress=print))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LEFT, RIGHT = "without", "with batch norm"
 HEIGHT = 380
 TAIL = 0.001  # of the values on each end may lie off the axis: single ones would squeeze the rest
+FINEST = 50  # bins over the axis: what is finer than that looks like a comb
 PERCENTS = (15, 50, 85)
 
 
@@ -45,9 +46,11 @@ def halves(rows: Iterable[Row], **look: Unpack[Look]) -> "alt.LayerChart":
     frame = Frame("share of the values", "value", **look)
     steps = sorted({row["step"] for row in found})
     layers = list(dict.fromkeys(str(row["layer"]) for row in found))
-    points = [_point(row, steps[0]) for row in found]
+    points = [_point(row) for row in found]
     params = [_slider(steps), *([_menu(layers)] if len(layers) > 1 else [])]
     low, high = _axis(points)
+    least = (high - low) / FINEST
+    points = [point | _bins(row, least) for point, row in zip(points, found, strict=True)]
     base = (
         alt.Chart(alt.InlineData(values=points))
         .transform_filter(f"datum.layer === {'layer' if len(layers) > 1 else repr(layers[0])}")
@@ -117,19 +120,26 @@ def _menu(layers: list[str]) -> Any:
     )
 
 
-def _point(row: Row, first: int) -> dict[str, Any]:
-    """Middles of the bins, and each one's share of the values; zero beyond both ends."""
+def _point(row: Row) -> dict[str, Any]:
+    """A histogram as it is drawn and told."""
     (low, high), counts = row["ends"], row["counts"]
     width = (high - low) / len(counts) or 1e-9
-    places = [low + (i + 0.5) * width for i in range(-1, len(counts) + 1)]
+    places = [low + (i + 0.5) * width for i in range(len(counts))]
+    about = {"arm": str(row["arm"]), "layer": str(row["layer"]), "step": row["step"]}
+    return about | _bins(row, 0.0) | _numbers(counts, places, width)
+
+
+def _bins(row: Row, least: float) -> dict[str, Any]:
+    """Middles of bins about as wide as ``least``, and their shares; zero beyond both ends."""
+    (low, high), counts = row["ends"], row["counts"]
+    width = (high - low) / len(counts) or 1e-9
+    together = min(len(counts), max(1, round(least / width)))
+    width *= together
+    sums = [sum(counts[i : i + together]) for i in range(0, len(counts), together)]
     total = sum(counts) or 1
     return {
-        "arm": str(row["arm"]),
-        "layer": str(row["layer"]),
-        "step": row["step"],
-        "value": [float(f"{place:.4g}") for place in places],
-        "share": [0, *(float(f"{count / total:.4g}") for count in counts), 0],
-        **_numbers(row["counts"], places[1:-1], width),
+        "value": [float(f"{low + (i + 0.5) * width:.4g}") for i in range(-1, len(sums) + 1)],
+        "share": [0, *(float(f"{count / total:.4g}") for count in sums), 0],
     }
 
 

@@ -3,14 +3,15 @@
 import math
 import operator
 import warnings
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from batchnorm.observe._hooks import Watch
     from batchnorm.observe._layers import Layers
     from batchnorm.observe._rows import Record
 
@@ -27,7 +28,47 @@ class Writer(Protocol):
         ...
 
 
-@contextmanager
+class Recording:
+    """A block to train in, which :func:`record` gives; ``as`` names its :class:`Record`."""
+
+    def __init__(self, seen: "Record", watch: "Watch") -> None:
+        self._seen, self._watch, self._begun = seen, watch, False
+
+    def __enter__(self) -> "Record":
+        if self._begun:
+            raise RuntimeError("this record has had its block: call record again for another one")
+        self._begun = True
+        self._watch.start()
+        return self._seen
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._watch.stop()
+        finally:
+            self._seen.forwards = self._watch.forwards
+        if error is None and not self._seen.forwards:
+            warnings.warn(
+                f"nothing was recorded: {type(self._watch.root).__name__} was not called in "
+                "training mode with gradients inside the block; record what the loop calls (the "
+                "compiled model, the DataParallel or DDP wrapper)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    if not TYPE_CHECKING:  # a type checker knows that there is no such attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(
+                f"no {name!r} before the block: with batchnorm.record(model) as seen: "
+                f"train(model); then seen.{name}"
+            )
+
+
 def record(
     model: nn.Module,
     every: int = 20,
@@ -37,7 +78,7 @@ def record(
     bins: int = 64,
     optimizer: torch.optim.Optimizer | None = None,
     writer: Writer | None = None,
-) -> "Generator[Record]":
+) -> Recording:
     """Watch layers of a model while it trains, at every so many steps; it trains as it would alone.
 
     A step is a forward of the model in training mode, with gradients enabled; the first one, on the
@@ -77,8 +118,9 @@ def record(
         writer: a ``SummaryWriter``, or whatever has its ``add_scalar``, given each quantity's
             average over the channels, and ``add_histogram``.
 
-    Yields:
-        A :class:`Record`; its rows can be read inside the block and after it.
+    Returns:
+        What ``with`` takes; ``as`` gives a :class:`Record`, whose rows can be read inside the block
+        and after it.
 
     Raises:
         ValueError: there is no such layer, or no batch norm; a number out of range.
@@ -110,21 +152,7 @@ def record(
     _check(model, percentiles, writer)
     found = watched(model, layers)
     seen = Record(found, percentiles, bins, writer)
-    watch = Watch(model, found, every, optimizer, seen.take)
-    watch.start()
-    try:
-        yield seen
-    finally:
-        watch.stop()
-        seen.forwards = watch.forwards
-    if not seen.forwards:
-        warnings.warn(
-            f"nothing was recorded: {type(model).__name__} was not called in training mode with "
-            "gradients inside the block; record what the loop calls (the compiled model, the "
-            "DataParallel or DDP wrapper)",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+    return Recording(seen, Watch(model, found, every, optimizer, seen.take))
 
 
 def _whole(name: str, value: Any) -> int:
