@@ -191,7 +191,8 @@ def studied(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (390, "light"), (1200, "dark")])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 390, 800, 1280])
 def test_the_page_of_all_studies_is_without_fault(visit, studied, width, scheme):
     page = visit(studied, width, scheme)
     assert page.locator(".chart").count() > 50
