@@ -158,7 +158,7 @@ def test_second_derivatives_under_autocast_keep_their_digits():
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
-@pytest.mark.parametrize(("inplace", "name"), [(False, "_Direct"), (True, "_InPlace")])
+@pytest.mark.parametrize(("inplace", "name"), [(False, "BatchNorm"), (True, "BatchNormInPlace")])
 def test_anomaly_mode_finds_the_gradient_that_became_nan(inplace, name):
     parts, dy = leaves((6, 3))
     expected = torch.autograd.grad(forward(parts, inplace), parts, dy)

@@ -8,7 +8,7 @@ subclass) it reaches the same kernels without them, and its backward pass likewi
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from batchnorm.functional import _ops
 from batchnorm.functional._running import Running, before, fixed_moments, update
 from batchnorm.functional._saved import Saved, hooked, restored
 from batchnorm.functional._unseen import unseen
-from batchnorm.kernels._call import Backend, Call
+from batchnorm.kernels._activation import Activation
+from batchnorm.kernels._call import Backend, Call, Gradients
 from batchnorm.kernels._pick import pick
 
 
@@ -26,7 +27,7 @@ def batch_norm(call: Call, backend: str, running: Running, training: bool) -> Te
     """Normalize with the batch's own statistics and move the running ones, or with those."""
     chosen = pick(call, backend)
     if torch.is_grad_enabled():
-        function: Any = _Direct
+        function: Any = BatchNorm
         seen: list[Tensor] = []
         y = function.apply(*call[:4], call, chosen, running, training, seen)
     else:
@@ -49,13 +50,65 @@ def _run(call: Call, backend: Backend, running: Running, training: bool) -> tupl
     return backend.normalize(call, moments), moments, seen
 
 
+class How(NamedTuple):
+    """How a call was made, for its gradients.
+
+    Attributes:
+        backend: by which.
+        fixed: whether with statistics that do not depend on x.
+        eps: added to the variance.
+        activation: applied last.
+        hooked: whether what was saved went through hooks.
+        bias: in the place of a bias of which a backward pass needs no value.
+        residual_dtype: that of the residual, if there was one.
+    """
+
+    backend: Backend
+    fixed: bool
+    eps: float
+    activation: Activation
+    hooked: bool = False
+    bias: Tensor | None = None
+    residual_dtype: torch.dtype | None = None
+
+
 @lru_cache
-def _like(dtype: torch.dtype, channels: int) -> Tensor:
+def like(dtype: torch.dtype, channels: int) -> Tensor:
     """In the place of a bias of which a backward pass needs no value."""
     return torch.empty(channels, dtype=dtype)
 
 
-class _Direct(_SingleLevelFunction):
+def gradients(dy: Tensor, saved: Saved, how: How, wanted: tuple[bool, ...]) -> Gradients:
+    """Those that are wanted of x, weight, bias and the residual."""
+    if saved.bias is None:
+        saved = saved._replace(bias=how.bias)
+    x, moments, weight, bias, residual, mask = restored(
+        dy, saved, residual_dtype=how.residual_dtype
+    )
+    want_x, want_weight, want_bias, want_residual = wanted
+    kept, f = want_residual and residual is not None, how.activation
+    if torch.is_grad_enabled() or how.hooked or not unseen(dy, x):
+        dx, dweight, dbias, dresidual = _ops.backward(
+            dy, x, moments, how.fixed, want_x, kept, weight, bias, residual, mask, how.eps,
+            f.code, f.parameter, how.backend.name,
+        )  # fmt: skip
+    else:
+        call = Call(x, weight, bias, residual, mask, how.eps, f)
+        dx, dweight, dbias, dresidual = how.backend.backward(
+            dy, call, moments, how.fixed, (want_x, kept)
+        )
+    if want_residual and not kept:
+        dresidual = dy if mask is None else torch.where(mask > 0, dy, 0.0)
+        dresidual = dresidual.to(how.residual_dtype or dy.dtype)
+    return Gradients(
+        dx if want_x else None,
+        dweight if want_weight else None,
+        dbias if want_bias else None,
+        dresidual if want_residual else None,
+    )
+
+
+class BatchNorm(_SingleLevelFunction):
     """One call of a backend, and one for its gradients."""
 
     @staticmethod
@@ -74,13 +127,14 @@ class _Direct(_SingleLevelFunction):
         y, moments, *moving = _run(call, backend, running, training)
         seen.extend(moving)
         ctx.fixed, ctx.moments = not training, moments  # `observe` reads them
-        ctx.backend, ctx.eps, ctx.activation = backend, call.eps, call.activation
-        ctx.hooked = hooked()
-        ctx.residual_dtype = None if residual is None else residual.dtype
-        ctx.bias = None
+        how = How(backend, not training, call.eps, call.activation, hooked())
+        if residual is not None:
+            how = how._replace(residual_dtype=residual.dtype)
         if call.activation.kind == "identity":  # z is not needed again, and they may change
-            ctx.bias = None if bias is None else _like(bias.dtype, bias.shape[0])
+            if bias is not None:
+                how = how._replace(bias=like(bias.dtype, bias.shape[0]))
             bias = residual = None
+        ctx.how = how
         ctx.save_for_backward(x, moments, weight, bias, residual, call.mask)
         ctx.set_materialize_grads(False)
         return y
@@ -91,27 +145,4 @@ class _Direct(_SingleLevelFunction):
         if dy is None:
             return (None,) * 9
         saved = Saved(*ctx.saved_tensors)
-        if saved.bias is None:
-            saved = saved._replace(bias=ctx.bias)
-        saved = restored(dy, saved, residual_dtype=ctx.residual_dtype)
-        x, moments, weight, bias, residual, mask = saved
-        want_x, want_weight, want_bias, want_residual, *_ = ctx.needs_input_grad
-        kept = want_residual and residual is not None
-        if torch.is_grad_enabled() or ctx.hooked or not unseen(dy, x):
-            f = ctx.activation
-            dx, dweight, dbias, dresidual = _ops.backward(
-                dy, x, moments, ctx.fixed, want_x, kept, weight, bias, residual, mask, ctx.eps,
-                f.code, f.parameter, ctx.backend.name,
-            )  # fmt: skip
-        else:
-            call = Call(x, weight, bias, residual, mask, ctx.eps, ctx.activation)
-            dx, dweight, dbias, dresidual = ctx.backend.backward(
-                dy, call, moments, ctx.fixed, (want_x, kept)
-            )
-        if want_residual and not kept:
-            dresidual = dy if mask is None else torch.where(mask > 0, dy, 0.0)
-            dresidual = dresidual.to(ctx.residual_dtype)
-        return (
-            dx if want_x else None, dweight if want_weight else None, dbias if want_bias else None,
-            dresidual if want_residual else None, *(None,) * 5,
-        )  # fmt: skip
+        return *gradients(dy, saved, ctx.how, ctx.needs_input_grad[:4]), *(None,) * 5

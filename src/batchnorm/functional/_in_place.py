@@ -49,7 +49,7 @@ def batch_norm(
             fixed = None if training else fixed_moments(mean, var, plain=True)
             moments = _write(chosen, call._replace(x=call.x.detach()), fixed, graph)
         if isinstance(moments, Tensor):
-            function: Any = _InPlace
+            function: Any = BatchNormInPlace
             y = function.apply(x, *call[1:3], call, axis, moments, chosen, not training)
             if running.moves:  # after autograd took what it saves
                 update(*running.arguments(moments if seen is None else seen))
@@ -72,7 +72,7 @@ def _write(backend: Backend, call: Call, moments: Tensor | None, graph: bool) ->
     return moments
 
 
-class _InPlace(_SingleLevelFunction):
+class BatchNormInPlace(_SingleLevelFunction):
     """Puts into the graph what was written already."""
 
     @staticmethod

@@ -14,6 +14,7 @@ _SHORT = 16  # segments below this are walked as rows
 _PART = 65536  # elements of a channel summed together
 _BLOCK = 32768  # elements of a block of rows summed together
 _MOST_BLOCKS = 64
+_TASK = 4096  # elements of short channels that are one task
 _ROW = 512  # rows are joined until about this long
 
 Ints = tuple[int, ...]
@@ -52,6 +53,7 @@ class Plan(NamedTuple):
         span: how many positions, or rows, enter one of them; whole segments, if they are short.
         columns: the length of a row, several outer positions if they are short; 0 if planar.
         joined: how many outer positions are in a row.
+        group: how many channels are one task, if planar.
     """
 
     layout: Layout
@@ -62,6 +64,7 @@ class Plan(NamedTuple):
     span: int
     columns: int
     joined: int
+    group: int
 
 
 @lru_cache(4096)
@@ -107,7 +110,8 @@ def plan(shape: Ints, out: Ints, x: Ints, residual: Ints | None, dy: Ints | None
     else:
         touching = all(step in (width, None) for step in outer_steps)
         parts, span, columns, joined = _divide(like.outer, width, touching)
-    return Plan(like, planar, outer_steps, channel_steps, parts, span, columns, joined)
+    group = max(1, _TASK // max(like.outer * like.inner, 1))
+    return Plan(like, planar, outer_steps, channel_steps, parts, span, columns, joined, group)
 
 
 def _divide(outer: int, width: int, touching: bool) -> tuple[int, int, int, int]:

@@ -24,7 +24,7 @@ VARYING = (
 CONSTANT = (
     *("x_outer", "residual_outer", "dy_outer", "x_channel", "residual_channel", "dy_channel"),
     *("outer", "channels", "inner"),
-    *("parts", "span", "columns", "joined"),  # how sums are divided: by shape alone
+    *("parts", "span", "columns", "joined", "group"),  # how sums are divided: by shape alone
     *("weight_type", "weight_step", "bias_type", "bias_step"),
     *("measure", "fixed", "activation", "recover"),
     *("threads", "thread_number", "cursors", "rest", "phase", "phase_end"),

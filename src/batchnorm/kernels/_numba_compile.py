@@ -15,6 +15,7 @@ import torch
 from numba import carray
 from numba.core.caching import FunctionCache
 
+from batchnorm.kernels import _numba_channels as channels
 from batchnorm.kernels import _numba_planar as planar
 from batchnorm.kernels import _numba_recover as recover
 from batchnorm.kernels import _numba_row_blocks as blocks
@@ -75,7 +76,7 @@ def _drive(
 
 def _planar_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def planar_forward(p: Any) -> None:
-        _drive(p, variant[0], real, planar.tasks, planar.forward, planar.measure, planar.write)
+        _drive(p, variant[0], real, channels.tasks, channels.forward, planar.measure, planar.write)
 
     return planar_forward
 
@@ -86,8 +87,8 @@ def _planar_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[An
             p,
             variant[0],
             real,
-            planar.tasks,
-            planar.forward,
+            channels.tasks,
+            channels.forward,
             planar.measure_weighted,
             planar.write_general,
         )
@@ -97,7 +98,7 @@ def _planar_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[An
 
 def _planar_backward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def planar_backward(p: Any) -> None:
-        _drive(p, variant[0], real, planar.tasks, planar.backward, planar.reduce, planar.spread)
+        _drive(p, variant[0], real, channels.tasks, channels.backward, planar.reduce, planar.spread)
 
     return planar_backward
 
@@ -108,8 +109,8 @@ def _planar_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[A
             p,
             variant[0],
             real,
-            planar.tasks,
-            planar.backward,
+            channels.tasks,
+            channels.backward,
             planar.reduce_general,
             planar.spread_general,
         )
@@ -123,8 +124,8 @@ def _planar_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None
             p,
             variant[0],
             real,
-            planar.tasks,
-            planar.backward,
+            channels.tasks,
+            channels.backward,
             recover.planar_reduce,
             recover.planar_spread,
         )

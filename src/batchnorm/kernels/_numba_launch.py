@@ -9,10 +9,10 @@ from batchnorm.kernels import _memory, _team
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._layout import Ints, Plan
 from batchnorm.kernels._numba_call import PACK_VARYING
-from batchnorm.kernels._numba_prepare import prepare
+from batchnorm.kernels._numba_prepare import Prepared, prepare
 from batchnorm.moments import mask_weight
 
-_GRAIN = 32768  # elements that a thread should have for waking it to pay
+GRAIN = 32768  # elements that a thread should have for waking it to pay
 
 
 def launch(
@@ -63,7 +63,7 @@ def launch(
         eps,
         activation.kind,
         activation.parameter,
-        _team.threads(x.numel(), _GRAIN),
+        _team.threads(x.numel(), GRAIN),
     )
     if prepared.scattered:
         x, residual, dy = _laid_out(prepared.plan, x, residual, dy)
@@ -86,27 +86,54 @@ def launch(
     if out_residual is not None:
         _memory.prepare(out_residual)
     weights, first = (None, 0) if mask is None else _weights(mask, x.shape, prepared.plan)
-    room = prepared.room()
-    scratch = torch.empty(prepared.size, dtype=torch.float64) if room.scratch == 0 else None
-    PACK_VARYING.pack_into(
-        room.record,
-        0,
+    send(
+        prepared,
         x.data_ptr(),
-        0 if residual is None else residual.data_ptr(),
-        0 if dy is None else dy.data_ptr(),
-        0 if out is None else out.data_ptr(),
-        0 if out_residual is None else out_residual.data_ptr(),
-        0 if weights is None else weights.data_ptr(),
+        _address(residual),
+        _address(dy),
+        _address(out),
+        _address(out_residual),
+        _address(weights),
         moments.data_ptr(),
-        room.sums if sums is None else sums.data_ptr(),
-        room.scratch if scratch is None else scratch.data_ptr(),
-        0 if weight is None else weight.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        0 if dweight is None else dweight.data_ptr(),
-        0 if dbias is None else dbias.data_ptr(),
+        _address(sums),
+        _address(weight),
+        _address(bias),
+        _address(dweight),
+        _address(dbias),
         first,
         streams,
     )
+
+
+def _address(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
+
+
+def send(
+    prepared: Prepared,
+    x: int,
+    residual: int,
+    dy: int,
+    out: int,
+    out_residual: int,
+    weights: int,
+    moments: int,
+    sums: int,
+    weight: int,
+    bias: int,
+    dweight: int,
+    dbias: int,
+    first: int,
+    streams: bool,
+) -> None:
+    """Run what is prepared on memory at these addresses, 0 for what there is not."""
+    room = prepared.room()
+    scratch = torch.empty(prepared.size, dtype=torch.float64) if room.scratch == 0 else None
+    PACK_VARYING.pack_into(
+        room.record, 0, x, residual, dy, out, out_residual, weights, moments, sums or room.sums,
+        room.scratch if scratch is None else scratch.data_ptr(),
+        weight, bias, dweight, dbias, first, streams,
+    )  # fmt: skip
     if prepared.count == 1:
         prepared.kernel.function(room.record)
     else:

@@ -1,10 +1,4 @@
-"""Channels whose values lie in contiguous segments (NCL, NCHW, NCDHW): a channel at a time.
-
-A channel stays in the cache between the pass that sums and the pass that writes, which goes
-backwards to begin with what was read last. Where there are too few channels for the threads, the
-parts of a channel are summed as tasks of their own: phase 0 does whole channels, or 1 sums parts,
-2 adds them up and 3 writes. Either way the same sums are added in the same order.
-"""
+"""Parts of channels that lie in contiguous segments (NCL, NCHW, NCDHW): summed and written."""
 
 from __future__ import annotations
 
@@ -17,13 +11,10 @@ from batchnorm.kernels._numba_call import (
     bends,
     constants,
     pulls,
-    put_moments,
-    put_sums,
-    shift_of,
 )
 from batchnorm.kernels._numba_machine import fence
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import TILE, WIDE, at, load, put
+from batchnorm.kernels._numba_memory import TILE, at
 
 
 @mapping
@@ -95,35 +86,6 @@ def write_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
             x, r, _, y, _, w = segments.offsets(p, o + k, c, i + start, tag)
             general.line_up(x, m, line, work[0], tag)
             general.complete(work[0], m, r, w, y, p.activation, p.slope, tag)
-
-
-@mapping
-def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, write: Any) -> None:
-    """One task of statistics and normalization, by the functions given for a part."""
-    c = task if phase == 0 or phase == 2 else task // p.parts
-    part = task - c * p.parts
-    shift = shift_of(p, c, tag) if p.measure else 0.0
-    if phase == 1:
-        if p.measure:
-            n, s, q = measure(p, c, part, shift, work, tag)
-            put(p.scratch, 3 * task, n, WIDE)
-            put(p.scratch, 3 * task + 1, s, WIDE)
-            put(p.scratch, 3 * task + 2, q, WIDE)
-        return
-    if phase != 3 and p.measure:
-        n = s = q = 0.0
-        for k in range(p.parts):
-            if phase == 0:
-                dn, ds, dq = measure(p, c, k, shift, work, tag)
-            else:
-                there = p.scratch + 24 * (c * p.parts + k)
-                dn, ds, dq = load(there, 0, WIDE), load(there, 1, WIDE), load(there, 2, WIDE)
-            n, s, q = n + dn, s + ds, q + dq
-        put_moments(p, c, shift, n, s, q)
-    if p.out and phase != 2:
-        first, last = (0, p.parts) if phase == 0 else (part, part + 1)
-        for k in range(last - 1, first - 1, -1):
-            write(p, c, k, work, tag)
 
 
 @mapping
@@ -210,36 +172,3 @@ def spread_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
                 general.spread_gradient(x, work[0], w, dx, m, line, pull, tag)
             if dr:
                 general.store_gradient(work[0], dr, m, tag)
-
-
-@mapping
-def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, spread: Any) -> None:
-    """One task of a channel's sums and of the gradients, by the functions given for a part."""
-    c = task if phase == 0 or phase == 2 else task // p.parts
-    part = task - c * p.parts
-    if phase == 1:
-        if p.measure:
-            s, q = reduce(p, c, part, work, tag)
-            put(p.scratch, 2 * task, s, WIDE)
-            put(p.scratch, 2 * task + 1, q, WIDE)
-        return
-    if phase != 3 and p.measure:
-        s = q = 0.0
-        for k in range(p.parts):
-            if phase == 0:
-                ds, dq = reduce(p, c, k, work, tag)
-            else:
-                there = p.scratch + 16 * (c * p.parts + k)
-                ds, dq = load(there, 0, WIDE), load(there, 1, WIDE)
-            s, q = s + ds, q + dq
-        put_sums(p, c, s, q)
-    if phase != 2 and (p.out or p.out_residual):
-        first, last = (0, p.parts) if phase == 0 else (part, part + 1)
-        for k in range(last - 1, first - 1, -1):
-            spread(p, c, k, work, tag)
-
-
-@mapping
-def tasks(p: Any, phase: Any) -> Any:
-    """How many tasks a phase has."""
-    return p.channels if phase == 0 or phase == 2 else p.channels * p.parts

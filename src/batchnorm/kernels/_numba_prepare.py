@@ -149,7 +149,7 @@ def prepare(
         *(step or 0 for step in planned.outer_steps),
         *planned.channel_steps,
         *(like.outer, like.channels, like.inner),
-        *(planned.parts, planned.span, planned.columns, planned.joined),
+        *(planned.parts, planned.span, planned.columns, planned.joined, planned.group),
         *_described(weight),
         *_described(bias),
         *(measure, fixed, Activation(kind).code, direction == "recover"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,7 +22,18 @@ from batchnorm.kernels._takes import here as here
 from batchnorm.kernels._takes import missing
 from batchnorm.kernels._takes import refuses as refuses
 
+if TYPE_CHECKING:
+    from batchnorm.kernels._numba_again import Again
+
 name = "numba"
+
+
+def again(call: Call, fixed: bool) -> Again | None:
+    """Both directions of calls that lie like `call`; None where it would need a copy first."""
+    from batchnorm.kernels._numba_again import Again
+
+    kept = Again(call, fixed)
+    return kept if kept.possible() else None
 
 
 @cache

@@ -1,0 +1,179 @@
+"""Calls like one before: what was checked and chosen for that one is not asked again.
+
+A training loop makes the same calls over and over. On small inputs the questions (whether shapes
+fit, which kernel computes, how tensors lie) take longer than the arithmetic; their answers depend
+on what `look` compares, and on nothing else.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import _SingleLevelFunction
+
+from batchnorm.functional._direct import How, gradients, like
+from batchnorm.functional._recomputed import recomputing
+from batchnorm.functional._running import Running, fixed_moments, update
+from batchnorm.functional._saved import Saved, hooked
+from batchnorm.functional._unseen import unseen
+from batchnorm.kernels import numba
+from batchnorm.kernels._activation import Activation
+from batchnorm.kernels._call import Call
+from batchnorm.kernels._pick import pick
+
+if TYPE_CHECKING:
+    from batchnorm.kernels._numba_again import Again
+
+
+class Familiar:
+    """What is known of calls that look alike.
+
+    Attributes:
+        again: computes them; None before the first of them has gone the long way, or where none
+            can go the short one.
+        how: for gradients that go the long way.
+        wanted: whether x, weight and bias need gradients where all do that can.
+        lies: how x lies: dtype, shape and strides.
+        parameters: dtypes and shapes of weight and bias as they are saved.
+    """
+
+    __slots__ = ("again", "how", "lies", "parameters", "wanted")
+
+    again: Again | None
+    how: How
+    lies: tuple[Any, ...]
+    parameters: tuple[Any, ...]
+    wanted: tuple[bool, ...]
+
+    def __init__(self) -> None:
+        self.again = None
+
+    def learn(self, call: Call, training: bool) -> None:
+        """Take over what the long way has found out about `call`, the first of its kind."""
+        if pick(call) is not numba:
+            return
+        x, weight, bias, _, _, eps, f = call
+        self.lies = x.dtype, x.shape, x.stride()
+        self.wanted = True, weight is not None, bias is not None
+        flat = f.kind == "identity"
+        no_value = like(bias.dtype, bias.shape[0]) if flat and bias is not None else None
+        self.how = How(numba, not training, eps, f, bias=no_value)
+        self.parameters = _kind(weight), None if flat else _kind(bias)
+        self.again = numba.again(call, not training)
+
+    def fits(self, dy: Tensor, saved: tuple[Any, ...]) -> bool:
+        """Whether what autograd kept and got is still what kernels were chosen for."""
+        x, _, weight, bias = saved
+        assert self.again is not None, "it was there in the forward pass"
+        return (
+            (dy.stride() == self.again.dy and (x.dtype, x.shape, x.stride()) == self.lies)
+            and (_kind(weight), _kind(bias)) == self.parameters
+            and unseen(dy, x, weight, bias)
+        )
+
+
+def _kind(parameter: Tensor | None) -> tuple[Any, ...] | None:
+    """What of a contiguous parameter a kernel depends on; no others are familiar."""
+    return None if parameter is None else (parameter.dtype, parameter.shape, parameter.stride())
+
+
+@lru_cache(1024)
+def _known(*_: Any) -> Familiar:
+    """Of calls that look like this."""
+    return Familiar()
+
+
+def forget() -> None:
+    """Let every call go the long way once more."""
+    _known.cache_clear()
+
+
+def look(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: Running,
+    training: bool,
+    eps: float,
+    activation: Activation,
+) -> Familiar | None:
+    """What is known of such calls, maybe nothing yet; None for those of which nothing will be.
+
+    The channels are on axis 1, and there is nothing but these arguments.
+    """
+    mean, var, batches, _, momentum, corrected, moves, pool = running
+    if corrected or pool is not None or (moves and not training):
+        return None
+    if type(eps) is not float or not (momentum is None or type(momentum) is float):
+        return None
+    if not unseen(x, weight, bias, mean, var) or hooked() or recomputing():
+        return None
+    for t in (weight, bias, mean, var):
+        if t is not None and not t.is_contiguous():
+            return None
+    return _known(
+        x.dtype, x.shape, x.stride(), training, moves, eps, activation.kind, activation.parameter,
+        None if weight is None else (weight.dtype, weight.shape),
+        None if bias is None else (bias.dtype, bias.shape),
+        None if mean is None else (mean.dtype, mean.shape, mean.requires_grad),
+        None if var is None else (var.dtype, var.shape, var.requires_grad),
+        momentum, batches is None,
+    )  # fmt: skip
+
+
+def batch_norm(
+    known: Familiar, again: Again, x: Tensor, weight: Tensor | None, bias: Tensor | None,
+    running: Running,
+) -> Tensor:  # fmt: skip
+    """The output of a call of which that is known; its running statistics have moved."""
+    moments = None
+    if known.how.fixed:
+        moments = fixed_moments(running.mean, running.var, plain=True)
+    if torch.is_grad_enabled():
+        function: Any = BatchNorm
+        seen: list[Tensor] = []
+        y = function.apply(x, weight, bias, known, moments, seen)
+        moments = seen[0]
+    else:
+        y, moments = again.forward(x, weight, bias, moments)
+    if running.moves:  # after autograd took what it saves, which it may refuse
+        update(*running.arguments(moments))
+    return y
+
+
+class BatchNorm(_SingleLevelFunction):
+    """One call of kernels that are known, and one for its gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        known: Familiar,
+        moments: Tensor | None,
+        seen: list[Tensor],
+    ) -> Tensor:
+        assert known.again is not None, "looked at before"
+        y, moments = known.again.forward(x, weight, bias, moments)
+        seen.append(moments)
+        ctx.known, ctx.fixed, ctx.moments = known, known.how.fixed, moments  # `observe` reads them
+        ctx.save_for_backward(x, moments, weight, None if known.parameters[1] is None else bias)
+        ctx.set_materialize_grads(False)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
+        dy = cotangents[0]
+        if dy is None:
+            return (None,) * 6
+        known: Familiar = ctx.known
+        saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled() or wanted != known.wanted or not known.fits(dy, saved):
+            found = gradients(dy, Saved(*saved), known.how, (*wanted, False))
+            return *found[:3], None, None, None
+        assert known.again is not None, "looked at before"
+        return *known.again.backward(dy, *saved), None, None, None

@@ -1,0 +1,94 @@
+"""A call that was made before: its launches are kept, and sent with other addresses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from batchnorm.kernels import _memory, _team
+from batchnorm.kernels._call import Call
+from batchnorm.kernels._layout import Ints
+from batchnorm.kernels._numba_launch import GRAIN, send
+from batchnorm.kernels._numba_prepare import Parameter, Prepared, prepare
+
+
+class Again:
+    """Forward and backward for calls like one that was made, without asking how their tensors lie.
+
+    x, weight and bias must have that call's dtypes, shapes and strides, and dy those of its output.
+    Neither mask nor residual. All gradients are computed.
+    """
+
+    __slots__ = ("_bias", "_large", "_launches", "_options", "_packed", "_size", "_weight", "dy")
+
+    def __init__(self, call: Call, fixed: bool) -> None:
+        x, weight, bias = call[:3]
+        f = call.activation
+        y = torch.empty_like(x, device="meta")
+        self.dy: Ints = y.stride()
+        self._size = x.numel()
+        self._large = _memory.large(y)
+        self._packed = torch.empty((3, x.shape[1]), dtype=torch.float64)
+        self._weight, self._bias = _alike(weight), _alike(bias)
+        described = _described(weight), _described(bias)
+        tail = call.eps, f.kind, f.parameter
+        lies = x.dtype, x.shape, self.dy, x.stride(), None
+        sums = not (fixed and weight is None and bias is None)
+        self._options: tuple[tuple[Any, ...], ...] = (
+            ("forward", *lies, None, *described, (False, True, False, not fixed, False), *tail),
+            ("backward", *lies, self.dy, *described, (False, True, False, sums, fixed), *tail),
+        )
+        self._launches: dict[int, tuple[Prepared, Prepared]] = {}
+
+    def _prepared(self) -> tuple[Prepared, Prepared]:
+        """Both launches, for as many threads as torch would use now."""
+        count = _team.threads(self._size, GRAIN)
+        found = self._launches.get(count)
+        if found is None:
+            forward, backward = (prepare(*options, count) for options in self._options)
+            found = self._launches[count] = forward, backward
+        return found
+
+    def possible(self) -> bool:
+        """Whether no tensor would have to be copied first."""
+        return not any(prepared.scattered for prepared in self._prepared())
+
+    def forward(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, moments: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """y, and the moments: those given, or the batch's own."""
+        y = torch.empty_like(x)
+        if moments is None:
+            moments = torch.empty_like(self._packed)
+        send(
+            self._prepared()[0], x.data_ptr(), 0, 0, y.data_ptr(), 0, 0, moments.data_ptr(), 0,
+            0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
+            0, 0, 0, self._large and _memory.prepare(y),
+        )  # fmt: skip
+        return y, moments
+
+    def backward(
+        self, dy: Tensor, x: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Gradients of x, weight and bias, whose own value no identity needs."""
+        dx = torch.empty_like(x)
+        dweight = None if self._weight is None else torch.empty_like(self._weight)
+        dbias = None if self._bias is None else torch.empty_like(self._bias)
+        send(
+            self._prepared()[1], x.data_ptr(), 0, dy.data_ptr(), dx.data_ptr(), 0, 0,
+            moments.data_ptr(), 0,
+            0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
+            0 if dweight is None else dweight.data_ptr(), 0 if dbias is None else dbias.data_ptr(),
+            0, self._large and _memory.prepare(dx),
+        )  # fmt: skip
+        return dx, dweight, dbias
+
+
+def _alike(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else torch.empty_like(parameter, requires_grad=False)
+
+
+def _described(parameter: Tensor | None) -> Parameter:
+    return None if parameter is None else (parameter.dtype, parameter.stride())
