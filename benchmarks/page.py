@@ -264,9 +264,10 @@ def draw(path):
         "",
         *faults(parts["faults"]),
         "",
-        "Thresholds are raised by `MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184` in the "
-        "environment of the process (glibc), which lets it keep what it freed; transparent huge pages are asked for by "
-        "`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`. Both hold memory back from other processes. Outputs above 32 MB are "
+        "`batchnorm.keep_freed_memory()` tells glibc to keep what was freed, for torch's own layers as well; without a "
+        "change of the program the thresholds are raised by `MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184` in the "
+        "environment of the process. Transparent huge pages are asked for by "
+        "`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`. All hold memory back from other processes. Outputs above 32 MB are "
         "put into large pages by the kernels themselves where Linux gives them on request (`madvise`).",
         "",
         "## Every case",

@@ -12,7 +12,12 @@ LARGE = (32, 64, 112, 112)
 # What the C library may keep of freed memory instead of giving it back to the system.
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-SETTINGS = {"default": {}, "thresholds raised": KEEP, "transparent huge pages": HUGE}
+SETTINGS = {
+    "default": ([], {}),
+    "`keep_freed_memory()`": (["keep"], {}),
+    "thresholds raised": ([], KEEP),
+    "transparent huge pages": ([], HUGE),
+}
 
 
 def ask(*words, environment=None):
@@ -39,11 +44,11 @@ def fault_rows(rounds):
     """The same large call under different settings of the C library, in turn."""
     times = {setting: {"ours": [], "torch": [], "copy": []} for setting in SETTINGS}
     for _ in range(rounds):
-        for setting, environment in SETTINGS.items():
-            for name, seconds in ask("faults", environment=environment).items():
+        for setting, (words, environment) in SETTINGS.items():
+            for name, seconds in ask("faults", *words, environment=environment).items():
                 times[setting][name].append(seconds)
     for setting, seconds in times.items():
-        yield {"faults": setting, "environment": SETTINGS[setting], "seconds": seconds}
+        yield {"faults": setting, "environment": SETTINGS[setting][1], "seconds": seconds}
 
 
 def kept_rows(rounds):
@@ -108,11 +113,15 @@ def memory(name, batch):
     return {"peak_megabytes": peak, "kept_megabytes": sum(kept.values()) / 1e6}
 
 
-def faults():
+def faults(keep=False):
     """Median seconds of one large forward and backward, and of a copy into warm memory."""
     from cases import Case
     from contenders import copy_step, eager, ours, step
 
+    import batchnorm
+
+    if keep and not batchnorm.keep_freed_memory():
+        raise RuntimeError("this C library cannot be told to keep freed memory; expected glibc")
     case = Case("large", LARGE)
     steps = {
         "ours": step(ours(case), case, "contiguous"),
@@ -134,6 +143,6 @@ def faults():
 if __name__ == "__main__":
     what, *words = sys.argv[1:]
     if what == "faults":
-        print(json.dumps(faults()))
+        print(json.dumps(faults(*words)))
     else:
         print(json.dumps({"memory": memory, "kept": kept}[what](words[0], int(words[1]))))

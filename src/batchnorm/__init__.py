@@ -8,6 +8,7 @@ from batchnorm import functional as functional
 from batchnorm import interop as interop
 from batchnorm._version import __version__ as __version__
 from batchnorm.kernels import backends as backends
+from batchnorm.kernels import keep_freed_memory as keep_freed_memory
 from batchnorm.kernels import warmup as warmup
 from batchnorm.layers import BatchNorm1d as BatchNorm1d
 from batchnorm.layers import BatchNorm2d as BatchNorm2d

@@ -1,0 +1,44 @@
+"""The C library's allocator, which gives large memory back to the system as soon as it is freed."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_NEVER, _MOST = -1, 2**30
+_DEFAULT = 2**17  # glibc's own for both
+
+
+def keep_freed_memory(keep: bool = True) -> bool:
+    """Let this process keep memory that was freed, so that the next large tensor finds it warm.
+
+    Tensors above 32 MB get fresh memory from the system each time, and at the first touch of every
+    page it is cleared, which costs more than the arithmetic of a batch norm, torch's own as well;
+    docs/performance.md has what that makes. Call it once, before the training begins. The price is
+    that what was in use at the peak stays with the process, and fragments where sizes vary.
+
+    Args:
+        keep: False goes back to giving memory back, and gives back what is free now.
+
+    Returns:
+        Whether the C library does so: only glibc (Linux, other than Alpine) can be told.
+
+    Example:
+        >>> keep_freed_memory() in (True, False)
+        True
+        >>> keep_freed_memory(False) in (True, False)
+        True
+
+    Source: mallopt(3), M_MMAP_THRESHOLD (tensors up to 1 GB) and M_TRIM_THRESHOLD.
+    """
+    try:
+        library: Any = ctypes.CDLL(None)
+        tell, trim = library.mallopt, library.malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library; Windows has no CDLL(None)
+        return False
+    above = tell(_MMAP_THRESHOLD, _MOST if keep else _DEFAULT)
+    told = above and tell(_TRIM_THRESHOLD, _NEVER if keep else _DEFAULT)
+    if not keep:
+        trim(0)
+    return bool(told)
