@@ -85,3 +85,15 @@ def test_the_signature_is_as_it_was_written(kind):
     assert all(p.kind is not p.VAR_KEYWORD for p in parameters.values())
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'num_features'"):
         kind()
+
+
+def test_weights_have_no_gradient_and_say_so():
+    layer, x, mask = batchnorm.BatchNorm1d(2), torch.randn(4, 2), torch.rand(4, requires_grad=True)
+    with pytest.raises(
+        ValueError, match=r"mask of shape \(4,\) requires .* expected mask.detach\(\)"
+    ):
+        layer(x, mask=mask)
+    assert layer.num_batches_tracked == 0
+    y = layer(x, mask=mask.detach())
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x, mask=mask), y)

@@ -1,6 +1,7 @@
 """k micro-batches as one mini-batch, for the running statistics."""
 
 import contextlib
+import copy
 
 import pytest
 import torch
@@ -141,6 +142,22 @@ def test_compiled_layers_pool():
         assert model[0].num_batches_tracked == 2
     for ours, right in zip(*results, strict=True):
         torch.testing.assert_close(ours, right)
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": None}, {"one_value": "beta"}])
+def test_a_block_inside_a_compiled_step(options):
+    layer = BatchNorm1d(3, **options)
+    twin = copy.deepcopy(layer)
+
+    def step(layer, x):
+        with pooled(layer):
+            return layer(x[:2]) + layer(x[2:])
+
+    x = torch.randn(4, 3)
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(layer, x), step(twin, x))
+    torch.testing.assert_close(dict(layer.named_buffers()), dict(twin.named_buffers()))
+    assert layer.num_batches_tracked == 1
 
 
 def test_as_a_function():

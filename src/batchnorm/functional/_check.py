@@ -13,7 +13,7 @@ from batchnorm.functional._check_kinds import (
     check_tensors,
     no_tensor,
 )
-from batchnorm.functional._hidden import hidden, whole_shape
+from batchnorm.functional._hidden import hidden, pools, whole_shape
 from batchnorm.functional._running import Running
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._in_place import KINDS as INVERTIBLE
@@ -56,7 +56,7 @@ def check(
         raise ValueError(f"eps={eps!r}; batch_norm eps must be positive, a number such as 1e-5")
     if training:
         if several:
-            _check_several(x, axis)
+            _check_several(x, axis, weight, bias, running_mean)
     elif running_mean is None or running_var is None:
         missing = "running_mean" if running_mean is None else "running_var"
         raise ValueError(
@@ -104,8 +104,8 @@ def check_residual(x: Tensor, residual: Any) -> None:
         raise _wrong_kind("residual", residual, x)
 
 
-def _check_several(x: Tensor, axis: int) -> None:
-    if one_value_a_channel(x):
+def _check_several(x: Tensor, axis: int, *own: Tensor | None) -> None:
+    if one_value_a_channel(x, *own):
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size "
             f"{shown(x, axis)}: the variance of one value is zero; use larger batches, drop the "
@@ -114,10 +114,12 @@ def _check_several(x: Tensor, axis: int) -> None:
         )
 
 
-def one_value_a_channel(x: Tensor) -> bool:
-    """Whether there is nothing to take a variance of."""
+def one_value_a_channel(x: Tensor, *own: Tensor | None) -> bool:
+    """Whether there is nothing to take a variance of, members with their `own` values apart."""
     channels = x.shape[1]
-    return bool(channels) and x.numel() == channels and whole_shape(x).numel() == channels
+    if not channels or x.numel() != channels:
+        return False
+    return whole_shape(x).numel() == channels or not pools(x, *own)
 
 
 def _raise_for_channel_values(

@@ -20,6 +20,11 @@ def position_mask(mask: Any, x: Tensor, axis: int, training: bool) -> Tensor:
             f"mask is {mask.dtype} on {mask.device}; expected bool or real weights on {x.device}, "
             f"where x is: mask.to(x.device)"
         )
+    if mask.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"mask of shape {tuple(mask.shape)} requires a gradient, which batch norm has none "
+            f"for: weights are frequencies, not parameters; expected mask.detach()"
+        )
     if training and x.numel() and unseen(mask) and not (mask > 0).any():
         raise ValueError(
             f"mask leaves no position of x with shape {shown(x, axis)}, and there are no "

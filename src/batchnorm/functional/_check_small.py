@@ -8,6 +8,7 @@ from torch import Tensor
 
 from batchnorm.functional._check import one_value_a_channel
 from batchnorm.functional._check_kinds import whole
+from batchnorm.functional._hidden import pools
 
 ONE_VALUE = ("raise", "running", "beta")
 
@@ -22,9 +23,21 @@ class Small(NamedTuple):
     training: bool = True
 
 
-def check_group(group: Tensor, x: Tensor, size: int) -> None:
+def check_unmapped(size: int, x: Tensor, *own: Tensor | None) -> None:
+    """Check that `torch.vmap` has hidden no axis of x but those of members with their `own`.
+
+    What pools over a hidden axis would be in other groups than was asked for.
+    """
+    if pools(x, *own):
+        raise ValueError(
+            f"ghost_size={size} under torch.vmap, which hides the axis of the examples that pool "
+            f"their statistics; expected ghost_size=None, or a call without vmap"
+        )
+
+
+def check_group(group: Tensor, x: Tensor, size: int, *own: Tensor | None) -> None:
     """Check that the examples of a ghost batch, or what is left over, are several values."""
-    if one_value_a_channel(group):
+    if one_value_a_channel(group, *own):
         raise ValueError(
             f"ghost_size={size} leaves a group with 1 value per channel of x, which has "
             f"{x.shape[0]} examples: the variance of one value is zero; choose a size with more "

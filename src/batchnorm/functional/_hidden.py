@@ -42,6 +42,15 @@ def hidden(x: Tensor) -> int:
     return len(whole_shape(x)) - x.dim()
 
 
+def pools(x: Tensor, *own: Tensor | None) -> bool:
+    """Whether statistics pool over a hidden axis of `x`, which none of its `own` values has."""
+    most = 0
+    for t in own:
+        if t is not None:
+            most = max(most, hidden(t))
+    return hidden(x) > most
+
+
 def _whole(x: Tensor) -> Tensor:
     return torch.empty(x.shape, device="meta")
 

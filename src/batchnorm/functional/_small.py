@@ -9,7 +9,7 @@ from torch import Tensor
 
 from batchnorm.functional import _direct, _dispatched, _ghost, _ops
 from batchnorm.functional._check import one_value_a_channel
-from batchnorm.functional._check_small import Small, check_group
+from batchnorm.functional._check_small import Small, check_group, check_unmapped
 from batchnorm.functional._recomputed import as_before
 from batchnorm.functional._running import Running, update
 from batchnorm.functional._unseen import unseen
@@ -25,13 +25,15 @@ def batch_norm(call: Call, backend: str, running: Running, small: Small) -> Tens
     """
     if small.ghost_size is None:
         return _Group(call, backend, running, small, running).normalize()
+    own = call.weight, call.bias, running.mean
+    check_unmapped(small.ghost_size, call.x, *own)
     parts = _ghost.split(call, small.ghost_size)
     before = running
     if len(parts) > 1 and running.mean is not None and running.var is not None:
         before = running._replace(mean=running.mean.clone(), var=running.var.clone())
     if small.one_value == "raise" and small.training:
         for part in parts:
-            check_group(part.x, call.x, small.ghost_size)
+            check_group(part.x, call.x, small.ghost_size, *own)
     return _ghost.together(
         [_Group(part, backend, running, small, before).normalize() for part in parts], call.x
     )
@@ -52,7 +54,7 @@ class _Group(NamedTuple):
         if self.small.one_value != "raise":
             if self.call.mask is not None or self.small.group:
                 return self._normalize_masked()
-            if one_value_a_channel(self.call.x):
+            if one_value_a_channel(*self.call[:3], self.running.mean):
                 return self._normalize_one()
         call = self.call if self.small.renorm is None else self._renormalized(self._statistics())
         return self._by(call, self.running, True)

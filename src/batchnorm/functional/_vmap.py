@@ -43,8 +43,13 @@ def _per_channel(t: Any, dim: int | None, size: int) -> Any:
     return None if t is None else t.flatten(0, 1)
 
 
-def _out_of_channels(t: Tensor, size: int) -> Tensor:
-    return t.unflatten(1, (size, -1))
+def _out_of_channels(t: Tensor, size: int, channels: int, axis: int = 1) -> Tensor:
+    return t.unflatten(axis, (size, channels))
+
+
+def _example(x: Tensor, dim: int | None) -> list[int]:
+    """The shape of one."""
+    return [n for axis, n in enumerate(x.shape) if axis != dim]
 
 
 def _looped(op: Callable[..., Any], size: int, dims: Dims, arguments: tuple[Any, ...]) -> Any:
@@ -66,11 +71,13 @@ def _train(info: Any, dims: Dims, x: Tensor, *arguments: Any) -> Any:
             _into_batch(t, d, size)
             for t, d in zip((x, residual, mask), (dims[0], *dims[3:5]), strict=True)
         )
+        shape = size, *_example(x, dims[0])
         x, residual, mask = pooled
         y, moments = _ops.train(x, weight, bias, residual, mask, *options)
-        return (y.unflatten(0, (size, -1)), moments), (0, None)
+        return (y.view(shape), moments), (0, None)
     if mask is not None:
         return _looped(_ops.train, size, dims, (x, *arguments))
+    channels = _example(x, dims[0])[1]
     y, moments = _ops.train(
         _into_channels(x, dims[0], size),
         _per_channel(weight, dims[1], size),
@@ -79,7 +86,7 @@ def _train(info: Any, dims: Dims, x: Tensor, *arguments: Any) -> Any:
         None,
         *options,
     )
-    return (_out_of_channels(y, size), _out_of_channels(moments, size)), (1, 1)
+    return tuple(_out_of_channels(t, size, channels) for t in (y, moments)), (1, 1)
 
 
 def _statistics(
@@ -98,7 +105,7 @@ def _statistics(
     if mask is not None:
         return _looped(_ops.statistics, size, dims, (x, mask, apart, backend))
     moments = _ops.statistics(_into_channels(x, dims[0], size), None, None, backend)
-    return _out_of_channels(moments, size), 1
+    return _out_of_channels(moments, size, _example(x, dims[0])[1]), 1
 
 
 def _normalize(info: Any, dims: Dims, x: Tensor, moments: Tensor, *arguments: Any) -> Any:
@@ -115,7 +122,7 @@ def _normalize(info: Any, dims: Dims, x: Tensor, moments: Tensor, *arguments: An
         None,
         *options,
     )
-    return _out_of_channels(y, size), 1
+    return _out_of_channels(y, size, _example(x, dims[0])[1]), 1
 
 
 def _backward(
@@ -142,8 +149,10 @@ def _backward(
     own, own_dims = _backward_separately(
         size, dims, (dy, x, moments, True, False, False, *arguments[2:])
     )
-    images = [t.unflatten(0, (size, -1)) if t.numel() else t for t in (pooled[0], pooled[3])]
-    image_dims = [0 if t.numel() else None for t in images]
+    shape = size, *_example(x, dims[1])
+    kept = want_x, want_residual and residual is not None
+    images = [t.view(shape) if there else t for t, there in zip(pooled[::3], kept, strict=True)]
+    image_dims = [0 if there else None for there in kept]
     return (images[0], own[1], own[2], images[1]), (image_dims[0], *own_dims[1:3], image_dims[1])
 
 
@@ -164,10 +173,12 @@ def _backward_separately(size: int, dims: Dims, arguments: tuple[Any, ...]) -> A
         None,
         *options,
     )
+    channels = _example(x, dims[1])[1]
+    kept = want_x, weight is not None, bias is not None, want_residual and residual is not None
     results, out = [], []
-    for t, axis in ((dx, 1), (dweight, 0), (dbias, 0), (dresidual, 1)):
-        results.append(t.unflatten(axis, (size, -1)) if t.numel() else t)
-        out.append(axis if t.numel() else None)
+    for t, axis, there in zip((dx, dweight, dbias, dresidual), (1, 0, 0, 1), kept, strict=True):
+        results.append(_out_of_channels(t, size, channels, axis) if there else t)
+        out.append(axis if there else None)
     return tuple(results), tuple(out)
 
 

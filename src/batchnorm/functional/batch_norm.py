@@ -70,7 +70,8 @@ def batch_norm(
             out (by a weight that is not above zero) enters neither statistics nor gradients, comes
             out as 0, and may hold NaN. Where
             all are left out all comes out as 0 and the running statistics stay as they are; in
-            training eager calls on a CPU raise then.
+            training eager calls on a CPU raise then. A mask has no gradient, and raises if it
+            requires one.
         axis: where the channels are.
         backend: the name of one kernel that must be used; None for the first that takes the call.
         num_batches_tracked: an integer tensor that counts the batches which were taken into the

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from batchnorm.functional import _ops
 from batchnorm.functional._running import update
 from batchnorm.layers._switches import layers_of
 from batchnorm.moments import widest
@@ -58,6 +59,7 @@ def pooled(model: nn.Module) -> Generator[None]:
             device = layer.get_buffer("running_mean").device
             layer.pool = torch.zeros(3, layer.num_features, dtype=widest(device), device=device)
         yield
+        move = _ops.update_running_ if torch.compiler.is_compiling() else update
         for layer in layers:
             mean, var, batches, skipped = (
                 layer._buffers.get(name)
@@ -68,7 +70,7 @@ def pooled(model: nn.Module) -> Generator[None]:
             if layer.one_value != "raise":
                 seen = torch.where(seen[0] > 1, seen, 0.0)
             with torch.no_grad():
-                update(mean, var, batches, skipped, seen, layer.momentum, layer.bias_correction)
+                move(mean, var, batches, skipped, seen, layer.momentum, layer.bias_correction)
     finally:
         for layer in layers:
             layer.pool = None

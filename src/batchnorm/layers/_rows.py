@@ -43,6 +43,8 @@ def prepared(
     if x is not input:
         residual, mask = (t.unsqueeze(0) if isinstance(t, Tensor) else t for t in (residual, mask))
     if mask is None and ambient is not None:
+        if x is not input and hidden(ambient.mask):
+            ambient = ambient._replace(mask=ambient.mask.unsqueeze(0))
         mask = ambient.fitted(x, layer.axis)
     return x, residual, mask, layer.axis
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.functional._check_kinds import WHOLE, whole
+from batchnorm.functional._hidden import hidden
 from batchnorm.layers._passes import InDomain, Passes
 from batchnorm.layers._rows import telling
 from batchnorm.layers._state import Layer
@@ -101,6 +102,9 @@ class DomainBatchNorm1d(nn.Module):
                 the statistics of those that share it. None for the attribute.
             mask: which examples or positions are data.
         """
+        asked = self.domain if domain is None else domain
+        if isinstance(asked, Tensor) and hidden(asked) and asked.dim() == 0:
+            return self(input[None], asked[None], mask=None if mask is None else mask[None])[0]
         merging = self._merging()
         with telling(merging):
             domain, mask = self._asked(input, domain, mask)
@@ -211,7 +215,7 @@ class DomainBatchNorm1d(nn.Module):
 
 def _looked_at(domain: Tensor) -> bool:
     """Whether looking stalls no device and breaks no graph."""
-    return domain.is_cpu and not torch.compiler.is_compiling()
+    return domain.is_cpu and not torch.compiler.is_compiling() and not hidden(domain)
 
 
 def _within(chosen: Tensor, mask: Tensor | None) -> Tensor:
