@@ -7,7 +7,7 @@ from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _NEVER, _MOST = -1, 2**30
-_DEFAULT = 2**17  # glibc's own for both
+_USUAL_TRIM, _USUAL_MMAP = 2**26, 2**25  # to which glibc's own grow where large memory is freed
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
@@ -16,7 +16,8 @@ def keep_freed_memory(keep: bool = True) -> bool:
     Tensors above 32 MB get fresh memory from the system each time, and at the first touch of every
     page it is cleared, which costs more than the arithmetic of a batch norm, torch's own as well;
     docs/performance.md has what that makes. Call it once, before the training begins. The price is
-    that what was in use at the peak stays with the process, and fragments where sizes vary.
+    memory: what was in use at the peak stays with the process, and the first steps take several
+    times a tensor's size, until freed pieces fit those that follow.
 
     Args:
         keep: False goes back to giving memory back, and gives back what is free now.
@@ -37,8 +38,8 @@ def keep_freed_memory(keep: bool = True) -> bool:
         tell, trim = library.mallopt, library.malloc_trim
     except (AttributeError, OSError, TypeError):  # another C library; Windows has no CDLL(None)
         return False
-    above = tell(_MMAP_THRESHOLD, _MOST if keep else _DEFAULT)
-    told = above and tell(_TRIM_THRESHOLD, _NEVER if keep else _DEFAULT)
+    above = tell(_MMAP_THRESHOLD, _MOST if keep else _USUAL_MMAP)
+    told = above and tell(_TRIM_THRESHOLD, _NEVER if keep else _USUAL_TRIM)
     if not keep:
         trim(0)
     return bool(told)
