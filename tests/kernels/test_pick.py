@@ -252,3 +252,15 @@ def test_a_second_process_loads_what_the_first_compiled(tmp_path):
     assert f"compiled code is kept in {tmp_path}" in first
     assert "False False False False False\n" in first
     assert "True True True True True\n" in second
+
+
+@pytest.mark.parametrize(("kind", "left"), [("nbi", b""), ("nbi", b"no index"), ("nbc", b"")])
+def test_a_damaged_file_in_the_cache_is_no_error(kind, left, tmp_path):
+    """Of a disk that was full, or a copy that was cut off."""
+    code = "import torch, batchnorm\n" + WARM.splitlines()[-1]
+    for _ in range(2):
+        assert python(code, NUMBA_CACHE_DIR=str(tmp_path)) == RIGHT
+        damaged = list(tmp_path.rglob(f"*.{kind}"))
+        assert damaged
+        for path in damaged:
+            path.write_bytes(left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import pickle
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from batchnorm.kernels._numba_memory import TAGS, TILE, TILES
 from batchnorm.kernels._numba_share import clear, counter, meet, number, share
 
 WRITING = 3  # the phase
+_DAMAGED = pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError, ImportError
 
 
 class Kernel(NamedTuple):
@@ -236,7 +238,7 @@ def c_function(body: Callable[[Any], None]) -> Kernel:
     options: Any = {"nopython": True, "error_model": "numpy"}
     try:
         compiled = numba.cfunc("void(voidptr)", cache=True, **options)(body)
-    except (RuntimeError, OSError):  # nowhere to write the cache
+    except (RuntimeError, OSError, *_DAMAGED):  # nowhere to write the cache, or not to be read
         compiled = numba.cfunc("void(voidptr)", **options)(body)
     address: Any = compiled.address
     return Kernel(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address), address, compiled)

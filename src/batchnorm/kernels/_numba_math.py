@@ -107,6 +107,22 @@ def sigmoid(z: Any) -> Any:
 
 
 @mapping
+def logistic(z: Any) -> Any:
+    """`sigmoid` and its slope, without cancellation where that is flat."""
+    e = exp(-abs(z))
+    down = like(1.0, z) / (like(1.0, z) + e)
+    return down if z > like(0.0, z) else e * down, e * down * down
+
+
+@mapping
+def bounded(z: Any) -> Any:
+    """Bounds below, and on both sides, for a product with what vanishes there; NaN stays NaN."""
+    most = either(128.0, 1024.0, z)
+    low = -most if z < -most else z
+    return low, most if low > most else low
+
+
+@mapping
 def tanh(z: Any) -> Any:
     """``tanh(z)`` from expm1, which keeps the digits near zero."""
     m = expm1(like(2.0, z) * min(abs(z), like(20.0, z)))
@@ -127,11 +143,11 @@ def gaussian(z: Any) -> Any:
 
 
 @mapping
-def tanh_of_cubic(z: Any) -> Any:
-    """``tanh(u)`` and u' for ``u = sqrt(2 / pi) (z + 0.044715 z^3)``."""
+def twice_cubic(z: Any) -> Any:
+    """The u and u' of ``u = sqrt(8 / pi) (z + 0.044715 z^3)``: tanh(u / 2) is 2 sigmoid(u) - 1."""
     square = z * z
-    t = tanh(like(_ROOT, z) * (z + like(_CUBIC, z) * square * z))
-    return t, like(_ROOT, z) + like(3 * _ROOT * _CUBIC, z) * square
+    u = like(2 * _ROOT, z) * (z + like(_CUBIC, z) * square * z)
+    return u, like(2 * _ROOT, z) + like(6 * _ROOT * _CUBIC, z) * square
 
 
 @mapping
@@ -153,8 +169,8 @@ def bend_back(g: Any, z: Any, bent: Any) -> Any:
 @mapping
 def activate(z: Any, n: Any, kind: Any, parameter: Any) -> None:
     """``z = f(z)`` over the first n."""
-    zero, half, one = like(0.0, z[0]), like(0.5, z[0]), like(1.0, z[0])
-    three, six, parameter = like(3.0, z[0]), like(6.0, z[0]), like(parameter, z[0])
+    zero, three, six = like(0.0, z[0]), like(3.0, z[0]), like(6.0, z[0])
+    parameter = like(parameter, z[0])
     if kind == RELU:
         for i in range(n):
             z[i] = zero if z[i] < zero else z[i]
@@ -170,17 +186,17 @@ def activate(z: Any, n: Any, kind: Any, parameter: Any) -> None:
             z[i] = z[i] if z[i] > zero else parameter * expm1(z[i])
     elif kind == SILU:
         for i in range(n):
-            z[i] = z[i] * sigmoid(z[i])
+            z[i] = bounded(z[i])[0] * sigmoid(z[i])
     elif kind == HARDSWISH:
         for i in range(n):
             up = zero if z[i] < -three else z[i] + three
             z[i] = z[i] * (six if up > six else up) / six
     elif kind == GELU:
         for i in range(n):
-            z[i] = z[i] * gaussian(z[i])[1]
+            z[i] = bounded(z[i])[0] * gaussian(z[i])[1]
     elif kind == GELU_TANH:
         for i in range(n):
-            z[i] = half * z[i] * (one + tanh_of_cubic(z[i])[0])
+            z[i] = bounded(z[i])[0] * sigmoid(twice_cubic(bounded(z[i])[1])[0])
     elif kind == SIGMOID:
         for i in range(n):
             z[i] = sigmoid(z[i])
@@ -211,8 +227,8 @@ def differentiate(z: Any, n: Any, kind: Any, parameter: Any) -> None:
             z[i] = one if z[i] > zero else parameter * exp(z[i])
     elif kind == SILU:
         for i in range(n):
-            s = sigmoid(z[i])
-            z[i] = s * (one + z[i] * (one - s))
+            s, slope = logistic(z[i])
+            z[i] = s + bounded(z[i])[1] * slope
     elif kind == HARDSWISH:
         for i in range(n):
             inner = z[i] / three + half if z[i] > -three else zero
@@ -220,16 +236,14 @@ def differentiate(z: Any, n: Any, kind: Any, parameter: Any) -> None:
     elif kind == GELU:
         for i in range(n):
             density, below = gaussian(z[i])
-            z[i] = below + z[i] * density
+            z[i] = below + bounded(z[i])[1] * density
     elif kind == GELU_TANH:
         for i in range(n):
-            t, slope = tanh_of_cubic(z[i])
-            z[i] = half * (one + t) + half * z[i] * (one - t * t) * slope
-    elif kind == SIGMOID:
+            near = bounded(z[i])[1]
+            u, du = twice_cubic(near)
+            s, slope = logistic(u)
+            z[i] = s + near * slope * du
+    else:  # tanh(z) is 2 sigmoid(2 z) - 1
+        times = one if kind == SIGMOID else one + one
         for i in range(n):
-            s = sigmoid(z[i])
-            z[i] = s * (one - s)
-    else:
-        for i in range(n):
-            t = tanh(z[i])
-            z[i] = one - t * t
+            z[i] = times * times * logistic(times * z[i])[1]
