@@ -146,6 +146,13 @@ def test_a_value_that_is_only_known_to_be_less_or_more_is_not_shown_as_one():
         assert words in text
 
 
+def test_a_number_without_a_unit_has_one_space_before_its_interval():
+    bare = [replace(VERDICTS[0], unit=""), replace(VERDICTS[0], unit="", value=None, low=None)]
+    text = shown(bare)
+    assert "3.2 [2.8, 3.9]" in text
+    assert re.search("at most 3.9 *$", text, re.MULTILINE)
+
+
 def test_what_stands_in_brackets_is_said_as_the_run_says_it():
     assert "In brackets" not in shown(VERDICTS)
     held = [replace(verdict, interval=HELD) for verdict in VERDICTS[:2]]

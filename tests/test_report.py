@@ -218,6 +218,37 @@ def test_a_run_may_have_no_verdict_and_no_study(folder):
     assert "How this page was made" in page(folder).text
 
 
+def test_a_run_that_trained_nothing_says_nothing_of_runs_seeds_and_numbers(folder):
+    def nothing(run):
+        mine = [study for study in run["studies"] if study["status"] == "not applicable"]
+        run.update(studies=[study | {"trials": 0, "keys": []} for study in mine], seeds=[])
+
+    change(folder, "manifest.json", nothing)
+    (folder / "verdicts.json").write_text("[]")
+    text = page(folder).text
+    assert "Training runs none" in text
+    for words in (
+        "quick look",
+        "Seeds",
+        "The number is",
+        "A square",
+        "trials.jsonl",
+        "of one thread",
+    ):
+        assert words not in text, words
+
+
+def test_one_study_alone_is_not_counted_and_its_command_is_the_pages(folder):
+    def one(run):
+        run.update(studies=run["studies"][:1])
+
+    change(folder, "manifest.json", one)
+    text = page(folder).text
+    assert "1 of 1" not in text
+    assert "All verdicts" in text
+    assert "This claim alone" not in text
+
+
 def remove(name):
     return lambda folder: (folder / name).unlink()
 

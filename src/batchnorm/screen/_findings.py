@@ -117,7 +117,7 @@ def _measured(verdict: Verdict) -> str:
         return "not measured"
     if value is None:
         bound = f"at most {high:.3g}" if low is None else f"at least {low:.3g}"
-        return f"{bound} {verdict.unit}"
+        return f"{bound} {verdict.unit}".rstrip()
     ends = ["open" if end is None else f"{end:.3g}" for end in (low, high)]
     interval = "" if ends == ["open", "open"] else f" [{ends[0]}, {ends[1]}]"
-    return f"{value:.3g} {verdict.unit}{interval}"
+    return f"{value:.3g} {verdict.unit}".rstrip() + interval
