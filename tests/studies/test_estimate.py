@@ -13,7 +13,7 @@ from fake_studies import Tiny, fake_study, go
 
 from batchnorm.data import load
 from batchnorm.studies import overview
-from batchnorm.studies._estimate import Estimate, together
+from batchnorm.studies._estimate import DRAWING, STARTING, Estimate, together
 from batchnorm.studies._trial import Trial
 
 SMALL = Trial(data="digits8x8", depth=2, width=16, steps=200, every=10)
@@ -93,7 +93,8 @@ def test_a_run_is_told_its_time_and_where_each_study_stands(tmp_path):
     assert seen[0].seconds_left is not None, "before anything has run"
     trials = [p for p in seen if p.stage == "trials"]
     told = [p.seconds_left for p in trials]
-    assert told[-1] < told[1], "it goes down"
+    assert told[0] > STARTING + 2 * DRAWING, "processes start, and two studies are drawn"
+    assert DRAWING < told[-1] < told[1], "it goes down; one study has failed"
     middle = trials[4]  # told by the trials themselves: each sleeps 0.2 s, each timing 0.1 s
     assert 0.2 < middle.seconds_left < 60
     shares = {share.study: share for share in trials[-1].studies}
@@ -120,4 +121,6 @@ def test_an_overview_does_nothing_but_look(tmp_path, monkeypatch):
     assert all(plan.trials and plan.seconds for plan in plans)
     assert max(plan.seconds for plan in plans) <= seconds
     assert seconds < sum(plan.seconds for plan in plans), "shared trials are counted once"
+    assert all(plan.seconds > STARTING + DRAWING for plan in plans)
+    assert seconds > STARTING + 2 * DRAWING
     assert not any(tmp_path.iterdir())

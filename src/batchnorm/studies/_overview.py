@@ -1,7 +1,7 @@
 """What a run would do and how long it would take, before it does anything."""
 
 from batchnorm.studies._context import Context
-from batchnorm.studies._estimate import Estimate, together
+from batchnorm.studies._estimate import DRAWING, STARTING, Estimate, together
 from batchnorm.studies._network import EMBEDDED
 from batchnorm.studies._plan import Part
 from batchnorm.studies._presumed import Presumed
@@ -16,12 +16,15 @@ def plans(parts: list[Part], context: Context, jobs: int) -> tuple[list[Plan], f
         [t for p in parts for t in (*p.trials.values(), *p.timings.values())], context
     )
 
-    def seconds(trials: dict[str, Trial], timings: dict[str, Trial]) -> float | None:
+    def seconds(
+        trials: dict[str, Trial], timings: dict[str, Trial], studies: int = 1
+    ) -> float | None:
         beside = estimate.seconds(trials.values())
         alone = estimate.seconds(timings.values())
         if beside is None or alone is None:
             return None
-        return together(beside, jobs) + TIMES * sum(alone)
+        around = STARTING + studies * DRAWING
+        return around + together(beside, jobs) + TIMES * sum(alone)
 
     out = [
         Plan(
@@ -36,7 +39,7 @@ def plans(parts: list[Part], context: Context, jobs: int) -> tuple[list[Plan], f
     ]
     every = {k: t for part in parts for k, t in part.trials.items()}
     timed = {k: t for part in parts for k, t in part.timings.items()}
-    return out, seconds(every, timed)
+    return out, seconds(every, timed, sum(bool(part.trials) for part in parts))
 
 
 def _estimate(trials: list[Trial], context: Context) -> Presumed | Estimate:

@@ -10,7 +10,7 @@ from typing import Any
 from batchnorm.studies._context import Context, Stamped
 from batchnorm.studies._earlier import earlier
 from batchnorm.studies._engine import run_trials
-from batchnorm.studies._estimate import Estimate, together
+from batchnorm.studies._estimate import DRAWING, STARTING, Estimate, together
 from batchnorm.studies._folder import UNFINISHED, Folder
 from batchnorm.studies._manifest import machine, now
 from batchnorm.studies._plan import Part
@@ -202,7 +202,9 @@ class Sitting:
         if trials is None or timings is None or (missing and not side_by_side):
             return None
         share = 1 - timed if stage == "timing" else 1.0
-        return together(trials, side_by_side or 1) + share * TIMES * sum(timings)
+        starting = STARTING if missing and not self.estimate.took else 0.0
+        around = starting + DRAWING * sum(part.status == "done" for part in self.parts)
+        return around + together(trials, side_by_side or 1) + share * TIMES * sum(timings)
 
     def processes(self) -> float:
         """How many trials run at a time: as asked, or as they did on an executor; 0 before that."""
