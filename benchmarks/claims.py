@@ -82,18 +82,30 @@ def agreement(head, other):
         for one in study["verdicts"]
         if (again := other.get((one["study"], one["metric"])))
     ]
-    open_ = [p for p in pairs if "inconclusive" in (p[0]["verdict"], p[1]["verdict"])]
-    decided = [p for p in pairs if p not in open_]
-    apart = [p for p in decided if p[0]["verdict"] != p[1]["verdict"]]
-    words = Counter(("both" if a["verdict"] == b["verdict"] else "one") for a, b in open_)
-    told = (
-        f"Of {len(pairs)} measures in both runs {len(decided)} are decided in both, and of these "
-        f"{len(decided) - len(apart)} the same way; {words['both']} are inconclusive in both, "
-        f"{words['one']} in one of them."
-    )
+    first = {(study["name"], study["verdicts"][0]["metric"]) for study in head["studies"]}
+    headlines = [pair for pair in pairs if (pair[0]["study"], pair[0]["metric"]) in first]
+    told = f"Of {counted(pairs, 'measures in both runs')} Of {counted(headlines, 'that are judged first')}"
+    apart = [pair for pair in pairs if stands(*pair) == "apart"]
     lines = [f"- {a['study']}, {a['metric']}: {a['verdict']} ({value(a)}); on other seeds {b['verdict']} ({value(b)})"
              for a, b in apart]  # fmt: skip
     return "\n".join([told, *(["", "Decided otherwise:", "", *lines] if lines else [])]) + "\n"
+
+
+def stands(one, again):
+    """How two verdicts on a measure compare."""
+    words = one["verdict"], again["verdict"]
+    if "inconclusive" in words:
+        return "both" if words[0] == words[1] else "one"
+    return "same" if words[0] == words[1] else "apart"
+
+
+def counted(pairs, what):
+    """How many of the pairs agree, in a sentence."""
+    found = Counter(stands(*pair) for pair in pairs)
+    return (
+        f"{len(pairs)} {what} {found['same'] + found['apart']} are decided in both, and of these "
+        f"{found['same']} the same way; {found['both']} are inconclusive in both, {found['one']} in one of them."
+    )
 
 
 def page(head, again):

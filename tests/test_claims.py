@@ -25,6 +25,24 @@ def test_the_page_and_the_readme_say_what_the_rows_say(claims):
     assert claims.README.read_text() == readme
 
 
+@pytest.mark.parametrize(
+    ("words", "stands"),
+    [
+        (("supported", "supported"), "same"),
+        (("supported", "contradicted"), "apart"),
+        (("inconclusive", "contradicted"), "one"),
+        (("supported", "inconclusive"), "one"),
+        (("inconclusive", "inconclusive"), "both"),
+    ],
+)
+def test_how_two_verdicts_compare(claims, words, stands):
+    pair = [{"verdict": word} for word in words]
+    assert claims.stands(*pair) == stands
+    counts = claims.counted([pair] * 3, "measures")
+    decided = 3 if stands in ("same", "apart") else 0
+    assert counts.startswith(f"3 measures {decided} are decided in both, and of these ")
+
+
 def test_every_study_has_its_verdicts(claims):
     from batchnorm.studies._asked import STUDIES
 
