@@ -166,3 +166,12 @@ def limits(rows: Sequence[dict[str, Any]]) -> str:
         held = f"holds the true median with {100 * (1 - 2 / 2**seeds):.4g} % confidence alone"
         words.append(f"There are only {seeds} seeds: the interval {held}.")
     return " ".join(words)
+
+
+def said(kind: str) -> str:
+    """A kind of network in words that say what is plain about it.
+
+    >>> said("plain, He weights")
+    'no skip connections, He weights'
+    """
+    return kind.replace("plain", "no skip connections").replace("residual", "skip connections")

@@ -136,7 +136,7 @@ def _under(rows: list[dict[str, Any]], optimizer: str, name: str) -> list[Verdic
         judge(
             NAME,
             f"gradient of b, {name}",
-            "The gradient of a bias b just before batch norm is zero, up to rounding.",
+            f"The gradient of a bias b just before batch norm is zero, up to rounding ({name}).",
             [row.get("gradient") for row in ends],
             none=THERE,
             claimed=CANCELLED,

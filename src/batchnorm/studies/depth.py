@@ -112,7 +112,7 @@ def measure(rows: Rows) -> list[Verdict]:
             found[kind, False],
             found[kind, True],
             f"trainable depth, {kind}",
-            f"Deeper networks train with batch norm ({kind}).",
+            f"Deeper networks train with batch norm than without it ({_deep.said(kind)}).",
             limits,
         )
         for kind in KINDS

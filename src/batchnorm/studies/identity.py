@@ -126,7 +126,7 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
             NAME,
             f"in evaluation, {name}",
             "In evaluation, with gamma and beta from the running statistics, batch norm gives back "
-            "its input.",
+            f"its input ({name}).",
             of(EVALUATION),
             note="The largest error of all units and test examples.",
             **exact,

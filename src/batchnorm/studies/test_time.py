@@ -125,7 +125,7 @@ def _network(rows: list[dict[str, Any]], name: str) -> list[Verdict]:
         lost(
             f"momentum {DEFAULT:g}",
             f"Running averages of momentum {DEFAULT:g} lose no accuracy at test time against "
-            "statistics of the whole training set.",
+            f"statistics of the whole training set ({name}).",
             kept(DEFAULT),
             momentum=DEFAULT,
         ),
