@@ -26,6 +26,7 @@ from batchnorm.kernels._pick import pick
 
 if TYPE_CHECKING:
     from batchnorm.kernels._numba_again import Again
+    from batchnorm.kernels._numba_running import Mover
 
 
 class Familiar:
@@ -34,50 +35,61 @@ class Familiar:
     Attributes:
         again: computes them; None before the first of them has gone the long way, or where none
             can go the short one.
+        mover: moves the running statistics; None to leave that to `update`.
         how: for gradients that go the long way.
         wanted: whether x, weight and bias need gradients where all do that can.
-        lies: how x lies: dtype, shape and strides.
-        parameters: dtypes and shapes of weight and bias as they are saved.
+        saves_bias: whether the backward pass needs its value.
+        kept: what `fits` compares.
     """
 
-    __slots__ = ("again", "how", "lies", "parameters", "wanted")
+    __slots__ = ("again", "how", "kept", "mover", "saves_bias", "wanted")
 
     again: Again | None
+    mover: Mover | None
     how: How
-    lies: tuple[Any, ...]
-    parameters: tuple[Any, ...]
     wanted: tuple[bool, ...]
+    saves_bias: bool
+    kept: tuple[Any, ...]
 
     def __init__(self) -> None:
         self.again = None
 
-    def learn(self, call: Call, training: bool) -> None:
+    def learn(self, call: Call, training: bool, running: Running) -> None:
         """Take over what the long way has found out about `call`, the first of its kind."""
         if pick(call) is not numba:
             return
         x, weight, bias, _, _, eps, f = call
-        self.lies = x.dtype, x.shape, x.stride()
         self.wanted = True, weight is not None, bias is not None
-        flat = f.kind == "identity"
-        no_value = like(bias.dtype, bias.shape[0]) if flat and bias is not None else None
+        self.saves_bias = bias is not None and f.kind != "identity"
+        no_value = None
+        if bias is not None and not self.saves_bias:
+            no_value = like(bias.dtype, bias.shape[0])
         self.how = How(numba, not training, eps, f, bias=no_value)
-        self.parameters = _kind(weight), None if flat else _kind(bias)
+        self.mover = None
+        if running.moves:
+            moments = x.new_empty((3, x.shape[1]), device="meta")
+            self.mover = numba.mover_of(running.mean, running.var, moments, running.momentum)
+        y = torch.empty_like(x, device="meta")
+        self.kept = _kept(y, x, weight, bias if self.saves_bias else None)
         self.again = numba.again(call, not training)
 
-    def fits(self, dy: Tensor, saved: tuple[Any, ...]) -> bool:
-        """Whether what autograd kept and got is still what kernels were chosen for."""
-        x, _, weight, bias = saved
-        assert self.again is not None, "it was there in the forward pass"
-        return (
-            (dy.stride() == self.again.dy and (x.dtype, x.shape, x.stride()) == self.lies)
-            and (_kind(weight), _kind(bias)) == self.parameters
-            and unseen(dy, x, weight, bias)
-        )
+    def fits(
+        self, dy: Tensor, x: Tensor, _moments: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> bool:
+        """Whether what autograd got and kept is still what kernels were chosen for."""
+        return _kept(dy, x, weight, bias) == self.kept and unseen(dy)
 
 
-def _kind(parameter: Tensor | None) -> tuple[Any, ...] | None:
-    """What of a contiguous parameter a kernel depends on; no others are familiar."""
-    return None if parameter is None else (parameter.dtype, parameter.shape, parameter.stride())
+def _kept(dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Any, ...]:
+    """How they lie; a parameter is contiguous, as no others are familiar.
+
+    What was saved may be another tensor by now, if its ``.data`` was set.
+    """
+    return (
+        dy.stride(), x.dtype, x.shape, x.stride(), x.is_cpu,
+        None if weight is None else (weight.dtype, weight.shape, weight.stride(), weight.is_cpu),
+        None if bias is None else (bias.dtype, bias.shape, bias.stride(), bias.is_cpu),
+    )  # fmt: skip
 
 
 @lru_cache(1024)
@@ -140,7 +152,9 @@ def batch_norm(
     else:
         y, moments = again.forward(x, weight, bias, moments)
     if running.moves:  # after autograd took what it saves, which it may refuse
-        update(*running.arguments(moments))
+        mover = known.mover
+        if mover is None or not mover.move(moments, *running[:4]):
+            update(*running.arguments(moments))
     return y
 
 
@@ -161,7 +175,7 @@ class BatchNorm(_SingleLevelFunction):
         y, moments = known.again.forward(x, weight, bias, moments)
         seen.append(moments)
         ctx.known, ctx.fixed, ctx.moments = known, known.how.fixed, moments  # `observe` reads them
-        ctx.save_for_backward(x, moments, weight, None if known.parameters[1] is None else bias)
+        ctx.save_for_backward(x, moments, weight, bias if known.saves_bias else None)
         ctx.set_materialize_grads(False)
         return y
 
@@ -172,7 +186,7 @@ class BatchNorm(_SingleLevelFunction):
             return (None,) * 6
         known: Familiar = ctx.known
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() or wanted != known.wanted or not known.fits(dy, saved):
+        if torch.is_grad_enabled() or wanted != known.wanted or not known.fits(dy, *saved):
             found = gradients(dy, Saved(*saved), known.how, (*wanted, False))
             return *found[:3], None, None, None
         assert known.again is not None, "looked at before"

@@ -98,7 +98,7 @@ def normalize(
                 return y
         y = _direct.batch_norm(call, name, running, training)
         if known is not None:
-            known.learn(call, training)
+            known.learn(call, training, running)
     return y if call.x is x else y.movedim(1, axis)
 
 

@@ -6,7 +6,7 @@ import ctypes
 import math
 import struct
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,83 +20,105 @@ from batchnorm.kernels._numba_machine import count_up
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import WIDE, load
 
-_INTEGERS = ("moments", "channels", "mean", "mean_type", "var", "var_type", "batches", "skipped",
-             "groups")  # fmt: skip
+_VARYING = ("moments", "mean", "var", "batches", "skipped")
+_INTEGERS = (*_VARYING, "channels", "mean_type", "var_type", "groups")
 _REALS = ("mean_most", "var_most", "share", "decay")
 _FIELDS = np.dtype([(n, np.int64) for n in _INTEGERS] + [(n, np.float64) for n in _REALS])
 _PACK = struct.Struct(f"{len(_INTEGERS)}q{len(_REALS)}d")
+_PACK_VARYING = struct.Struct(f"{len(_VARYING)}q")
 _RECORD = ctypes.c_char * _PACK.size
 _KINDS = {dtype: (kind, torch.finfo(dtype).max) for dtype, kind in PARAMETER_TYPES.items()}
 
 
 _increment_version = torch._C._increment_version  # torch's own is a microsecond's third around it
-_NOTHING = (0, 0, 0.0)
-_free: list[Any] = []  # records that no call uses; taking one and giving it back are atomic
+_NOTHING = (0, 0.0)
 
 
-def update(
-    mean: Tensor | None,
-    var: Tensor | None,
-    batches: Tensor | None,
-    skipped: Tensor | None,
-    moments: Tensor,
-    share: float,
-    decay: float,
-) -> bool:
-    """Move buffers towards a batch's moments; see `batchnorm.functional._running`.
+class Mover:
+    """Moves buffers of certain types, by a certain share, towards moments.
 
     Args:
-        mean: the running mean.
-        var: the running variance.
-        batches: a counter of the batches that were taken in.
-        skipped: a counter of those that were kept out, for being not finite.
-        moments: packed, float64; of one batch, or of groups that take their turns.
+        channels: of the buffers.
+        groups: batches that the moments are of, which take their turns.
+        mean: the running mean's type and largest value; zeros for none.
+        var: the running variance's.
         share: the momentum; NaN for one over the count of batches.
         decay: ``log(1 - momentum)`` to correct the share for the buffers' first values; 0 not to.
-
-    Returns:
-        Whether these buffers are of a kind that it takes; if not, nothing was done.
     """
+
+    __slots__ = ("_constant", "_free")
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        mean: tuple[int, float],
+        var: tuple[int, float],
+        share: float,
+        decay: float,
+    ) -> None:
+        self._constant = channels, mean[0], var[0], groups, mean[1], var[1], share, decay
+        self._free: list[Any] = []  # records not in use; taking one and giving it back are atomic
+
+    def move(
+        self,
+        moments: Tensor,
+        mean: Tensor | None,
+        var: Tensor | None,
+        batches: Tensor | None,
+        skipped: Tensor | None,
+    ) -> bool:
+        """Move them, and count; False, with nothing done, for counters that it does not take."""
+        if not (_counts(batches) and _counts(skipped)):
+            return False
+        try:
+            record = self._free.pop()
+        except IndexError:
+            record = _RECORD()
+            _PACK.pack_into(record, 0, 0, 0, 0, 0, 0, *self._constant)
+        _PACK_VARYING.pack_into(
+            record,
+            0,
+            moments.data_ptr(),
+            0 if mean is None else mean.data_ptr(),
+            0 if var is None else var.data_ptr(),
+            0 if batches is None else batches.data_ptr(),
+            0 if skipped is None else skipped.data_ptr(),
+        )
+        kernel().function(record)
+        self._free.append(record)
+        changed: Any = mean, var, batches, skipped
+        if mean is None or var is None or batches is None or skipped is None:
+            changed = [t for t in changed if t is not None]
+        _increment_version(changed)
+        return True
+
+
+_mover = lru_cache(256)(Mover)
+
+
+def mover(
+    mean: Tensor | None, var: Tensor | None, moments: Tensor, share: float, decay: float
+) -> Mover | None:
+    """What moves these buffers; None if they are of a kind that nothing here takes."""
     of_mean, of_var = _described(mean), _described(var)
     if of_mean is None or of_var is None:
-        return False
-    if not (_counts(batches) and _counts(skipped)):
-        return False
+        return None
     buffer = mean if mean is not None else var
     channels = 0 if buffer is None else buffer.shape[0]
     groups = moments.shape[1] // channels if channels else 1  # nothing per channel is one batch too
-    try:
-        record = _free.pop()
-    except IndexError:
-        record = _RECORD()
-    counter = 0 if batches is None else batches.data_ptr()
-    kept_out = 0 if skipped is None else skipped.data_ptr()
-    (mean_at, mean_type, mean_most), (var_at, var_type, var_most) = of_mean, of_var
-    _PACK.pack_into(
-        record, 0, moments.data_ptr(), channels, mean_at, mean_type, var_at, var_type,
-        counter, kept_out, groups, mean_most, var_most, share, decay,
-    )  # fmt: skip
-    kernel().function(record)
-    _free.append(record)
-    changed: Any = mean, var, batches, skipped
-    if mean is None or var is None or batches is None or skipped is None:
-        changed = [t for t in changed if t is not None]
-    _increment_version(changed)
-    return True
+    return _mover(channels, groups, of_mean, of_var, share, decay)
 
 
 def _counts(t: Tensor | None) -> bool:
     return t is None or (type(t) is Tensor and t.dtype is torch.int64 and t.is_cpu)
 
 
-def _described(t: Tensor | None) -> tuple[int, int, float] | None:
-    """Address, type and largest value of a buffer; None for one of another kind."""
+def _described(t: Tensor | None) -> tuple[int, float] | None:
+    """Type and largest value of a buffer; None for one of another kind."""
     if t is None:
         return _NOTHING
-    kind = _KINDS.get(t.dtype)
-    if kind is None or not (t.is_cpu and t.is_contiguous()):
-        return None
-    return t.data_ptr(), *kind
+    return _KINDS.get(t.dtype) if t.is_cpu and t.is_contiguous() else None
 
 
 @mapping

@@ -24,6 +24,7 @@ from batchnorm.kernels._takes import refuses as refuses
 
 if TYPE_CHECKING:
     from batchnorm.kernels._numba_again import Again
+    from batchnorm.kernels._numba_running import Mover
 
 name = "numba"
 
@@ -181,20 +182,32 @@ def update_running(
     Returns:
         Whether it takes these buffers; if not, nothing was done.
     """
-    update = _update()
-    if update is None:
-        return False
-    share = math.nan if momentum is None else momentum
-    return update(*buffers, moments.contiguous(), share, decay)
+    mean, var, *counters = buffers
+    mover = mover_of(mean, var, moments, momentum, decay)
+    return mover is not None and mover.move(moments.contiguous(), mean, var, *counters)
+
+
+def mover_of(
+    mean: Tensor | None,
+    var: Tensor | None,
+    moments: Tensor,
+    momentum: float | None,
+    decay: float = 0.0,
+) -> Mover | None:
+    """What moves buffers like these, each time; None where none takes them."""
+    mover = _mover()
+    if mover is None:
+        return None
+    return mover(mean, var, moments, math.nan if momentum is None else momentum, decay)
 
 
 @cache
-def _update() -> Callable[..., bool] | None:
+def _mover() -> Callable[..., Mover | None] | None:
     if missing() is not None:
         return None
-    from batchnorm.kernels._numba_running import update
+    from batchnorm.kernels._numba_running import mover
 
-    return update
+    return mover
 
 
 def _in_dtype(dy: Tensor, x: Tensor) -> Tensor:
