@@ -123,16 +123,18 @@ def look(
         return None
     if not unseen(x, weight, bias, mean, var) or hooked() or recomputing():
         return None
+    shape = x.shape
+    channels = shape[1:2]
     for t in (weight, bias, mean, var):
-        if t is not None and not t.is_contiguous():
+        if t is not None and (t.shape != channels or not t.is_contiguous()):
             return None
+    if (mean is not None and mean.requires_grad) or (var is not None and var.requires_grad):
+        return None
     return _known(
-        x.dtype, x.shape, x.stride(), training, moves, eps, activation.kind, activation.parameter,
-        None if weight is None else (weight.dtype, weight.shape),
-        None if bias is None else (bias.dtype, bias.shape),
-        None if mean is None else (mean.dtype, mean.shape, mean.requires_grad),
-        None if var is None else (var.dtype, var.shape, var.requires_grad),
+        x.dtype, shape, x.stride(), training, moves, eps, activation.kind, activation.parameter,
         momentum, batches is None,
+        None if weight is None else weight.dtype, None if bias is None else bias.dtype,
+        None if mean is None else mean.dtype, None if var is None else var.dtype,
     )  # fmt: skip
 
 

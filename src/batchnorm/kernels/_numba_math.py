@@ -110,8 +110,8 @@ def sigmoid(z: Any) -> Any:
 def logistic(z: Any) -> Any:
     """`sigmoid` and its slope, without cancellation where that is flat."""
     e = exp(-abs(z))
-    down = like(1.0, z) / (like(1.0, z) + e)
-    return down if z > like(0.0, z) else e * down, e * down * down
+    whole = like(1.0, z) + e
+    return (like(1.0, z) if z > like(0.0, z) else e) / whole, e / (whole * whole)
 
 
 @mapping
