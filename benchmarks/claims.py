@@ -1,8 +1,9 @@
 """A study run's folder -> docs/claims.md, the rows behind it, and README's table; nothing is run.
 
-    python benchmarks/claims.py runs/full [runs/other]
+    python benchmarks/claims.py runs/full [runs/other ...]
 
-The second folder is a run on other seeds, whose verdicts stand beside.
+The other folders are runs on other seeds, whose verdicts stand beside; of a measure that several of
+them have, that of the same scale counts.
 """
 
 import gzip
@@ -13,14 +14,16 @@ from collections import Counter
 from pathlib import Path
 
 from batchnorm.report._words import date, interval, tally, typeset, value, word
+from batchnorm.studies._asked import STUDIES
 
 ROOT = Path(__file__).parent.parent
 PAGE, KEPT, README = ROOT / "docs/claims.md", ROOT / "docs/claims", ROOT / "README.md"
+OTHERS = "other_quick", "other_full"
 BEGIN, END = "<!-- claims -->\n", "<!-- /claims -->\n"
 MOST = 2_000_000  # bytes of a run that are committed
 KEY = 12  # digits of a trial's key that are kept: they tell trials apart, and do not pack
 SCALES = (
-    "It is of another scale, with fewer steps and examples, so that what differs may be the training's "
+    "{} of another scale, with fewer steps and examples, so that what differs may be the training's "
     "length as well as the seeds. "
 )
 
@@ -57,15 +60,22 @@ def table(head):
     return "\n".join(lines) + "\n"
 
 
+def over_seeds(one, again):
+    """A verdict, which is none where other seeds decided otherwise."""
+    if again and stands(one, again) == "apart":
+        return f"inconclusive ({one['verdict']} on these seeds)"
+    return one["verdict"]
+
+
 def section(study, other):
     """A claim: what was said, and every measure."""
     lines = [f"## {study['title']} ({study['lecture']}, `{study['name']}`)", "", study["claim"], ""]
     titles = ["measure", "value", "interval", "verdict"] + (["on other seeds"] if other else [])
     lines += [row(*titles), row("---", "---:", "---:", "---", *["---"] * bool(other))]
     for one in study["verdicts"]:
-        cells = [one["metric"], value(one), interval(one), one["verdict"]]
+        again = other.get((one["study"], one["metric"]))
+        cells = [one["metric"], value(one), interval(one), over_seeds(one, again)]
         if other:
-            again = other.get((one["study"], one["metric"]))
             cells.append(f"{again['verdict']}, {value(again)}" if again else "not measured")
         lines.append(row(*cells))
     cautions = list(dict.fromkeys(one["caution"] for one in study["verdicts"] if one["caution"]))
@@ -84,11 +94,20 @@ def agreement(head, other):
     ]
     first = {(study["name"], study["verdicts"][0]["metric"]) for study in head["studies"]}
     headlines = [pair for pair in pairs if (pair[0]["study"], pair[0]["metric"]) in first]
-    told = f"Of {counted(pairs, 'measures in both runs')} Of {counted(headlines, 'that are judged first')}"
-    apart = [pair for pair in pairs if stands(*pair) == "apart"]
-    lines = [f"- {a['study']}, {a['metric']}: {a['verdict']} ({value(a)}); on other seeds {b['verdict']} ({value(b)})"
-             for a, b in apart]  # fmt: skip
-    return "\n".join([told, *(["", "Decided otherwise:", "", *lines] if lines else [])]) + "\n"
+    told = (
+        f"Of {counted(pairs, 'measures in both')} Of {counted(headlines, 'that are judged first')}"
+    )
+    lines = [f"{told} The table above is of the first run alone.", ""]
+    for title, scale in (("at the same scale", True), ("at another scale", False)):
+        apart = [
+            f"- {a['study']}, {a['metric']}: {a['verdict']} ({value(a)}); on other seeds {b['verdict']} ({value(b)})"
+            for a, b in pairs
+            if stands(a, b) == "apart" and (b["scale"] == head["scale"]) is scale
+        ]
+        if apart:
+            lines += [f"Decided otherwise {title}, and so inconclusive:"]
+            lines += ["", *apart, ""]
+    return "\n".join(lines)
 
 
 def stands(one, again):
@@ -108,7 +127,17 @@ def counted(pairs, what):
     )
 
 
-def page(head, again):
+def asked(head):
+    """What was run, in a sentence."""
+    names, seeds = [study["name"] for study in head["studies"]], head["seeds"]
+    words = ["batchnorm study", *names * (len(names) < len(STUDIES)), f"--scale {head['scale']}"]
+    return (
+        f"A run of `{' '.join(words)} --seed {seeds[0]}`, on seeds {seeds[0]} to {seeds[-1]}, "
+        f"{date(head['finished'])}. "
+    )
+
+
+def page(head, others):
     """The whole of docs/claims.md."""
     seeds = head["seeds"]
     lines = [
@@ -125,20 +154,17 @@ def page(head, again):
         table(head),
     ]
     other = {}
-    if again:
-        head2, _ = again
-        other = {
-            (v["study"], v["metric"]): v for study in head2["studies"] for v in study["verdicts"]
-        }
-        s = head2["seeds"]
-        lines += [
-            "## On other seeds",
-            "",
-            f"A run of `batchnorm study --scale {head2['scale']} --seed {s[0]}`, on seeds {s[0]} to "
-            f"{s[-1]}, {date(head2['finished'])}. "
-            + ("" if head["scale"] == head2["scale"] else SCALES)
-            + agreement(head, other),
-        ]
+    if others:
+        lines += ["## On other seeds", ""]
+        for another, _ in sorted(others, key=lambda run: run[0]["scale"] == head["scale"]):
+            lines += [
+                asked(another) + SCALES.format("It is") * (another["scale"] != head["scale"]),
+                "",
+            ]
+            for study in another["studies"]:
+                for v in study["verdicts"]:
+                    other[v["study"], v["metric"]] = v | {"scale": another["scale"]}
+        lines += [agreement(head, other)]
     lines += [section(study, other) for study in head["studies"]]
     return "\n".join(lines)
 
@@ -201,15 +227,15 @@ def with_table(text, head):
 def draw():
     """The page and README's table, from what is kept."""
     head, _ = read(KEPT / "full")
-    other = KEPT / "other"
-    again = read(other) if other.is_dir() else None
-    return page(head, again), with_table(README.read_text(), head)
+    others = [read(KEPT / name) for name in OTHERS if (KEPT / name).is_dir()]
+    return page(head, others), with_table(README.read_text(), head)
 
 
-def main(folder, other=None):
+def main(folder, *others):
     keep(folder, KEPT / "full")
-    if other:
-        keep(other, KEPT / "other")
+    for other in others:
+        scale = json.loads((other / "manifest.json").read_text())["scale"]
+        keep(other, KEPT / f"other_{scale}")
     told, readme = draw()
     PAGE.write_text(told)
     README.write_text(readme)

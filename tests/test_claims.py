@@ -43,6 +43,29 @@ def test_how_two_verdicts_compare(claims, words, stands):
     assert counts.startswith(f"3 measures {decided} are decided in both, and of these ")
 
 
+def test_what_other_seeds_decided_otherwise_is_inconclusive(claims):
+    one = {"verdict": "supported"}
+    told = [
+        claims.over_seeds(one, other and {"verdict": other})
+        for other in (None, "supported", "inconclusive")
+    ]
+    assert told == ["supported"] * 3
+    assert (
+        claims.over_seeds(one, {"verdict": "contradicted"})
+        == "inconclusive (supported on these seeds)"
+    )
+
+
+def test_a_measure_of_two_other_runs_is_that_of_the_same_scale(claims):
+    full, quick = (claims.read(claims.KEPT / name) for name in ("full", "other_quick"))
+    both = claims.page(full[0], [full, quick])
+    assert both == claims.page(full[0], [quick, full])
+    assert "Decided otherwise" not in both
+    assert "Decided otherwise at another scale, and so inconclusive:" in claims.page(
+        full[0], [quick]
+    )
+
+
 def test_every_study_has_its_verdicts(claims):
     from batchnorm.studies._asked import STUDIES
 
@@ -52,7 +75,7 @@ def test_every_study_has_its_verdicts(claims):
     assert all(study["status"] == "done" and study["verdicts"] for study in head["studies"])
 
 
-@pytest.mark.parametrize("run", ["full", "other"])
+@pytest.mark.parametrize("run", ["full", "other_quick"])
 def test_rows_are_kept_and_a_run_is_small(claims, run):
     files = list((claims.KEPT / run).iterdir())
     assert "trials.jsonl.gz" in [file.name for file in files]
@@ -60,18 +83,22 @@ def test_rows_are_kept_and_a_run_is_small(claims, run):
 
 
 def test_what_is_kept_is_kept_again_the_same(claims, tmp_path):
-    claims.keep(claims.KEPT / "other", tmp_path / "other")
-    assert claims.rows_of(tmp_path / "other") == claims.rows_of(claims.KEPT / "other")
+    claims.keep(claims.KEPT / "other_quick", tmp_path / "other_quick")
+    assert claims.rows_of(tmp_path / "other_quick") == claims.rows_of(claims.KEPT / "other_quick")
     for name in ("manifest.json", "timing.json", "verdicts.json"):
-        assert (tmp_path / "other" / name).read_text() == (claims.KEPT / "other" / name).read_text()
+        assert (tmp_path / "other_quick" / name).read_text() == (
+            claims.KEPT / "other_quick" / name
+        ).read_text()
 
 
 def test_rows_that_are_too_many_are_not_kept_and_it_is_said(claims, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(claims, "MOST", 300_000)
-    claims.keep(claims.KEPT / "other", tmp_path / "other")
-    assert re.search(r"other: rows are not kept, [\d,]{7} bytes with them", capsys.readouterr().out)
-    assert not (tmp_path / "other/trials.jsonl.gz").exists()
-    assert '"keys"' not in (tmp_path / "other/manifest.json").read_text()
+    claims.keep(claims.KEPT / "other_quick", tmp_path / "other_quick")
+    assert re.search(
+        r"other_quick: rows are not kept, [\d,]{7} bytes with them", capsys.readouterr().out
+    )
+    assert not (tmp_path / "other_quick/trials.jsonl.gz").exists()
+    assert '"keys"' not in (tmp_path / "other_quick/manifest.json").read_text()
 
 
 def test_keys_are_cut_only_where_they_stay_apart(claims):
@@ -82,7 +109,7 @@ def test_keys_are_cut_only_where_they_stay_apart(claims):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["full", "other"])
+@pytest.mark.parametrize("run", ["full", "other_quick"])
 def test_the_rows_kept_give_the_verdicts_kept(claims, tmp_path, run):
     from batchnorm.studies import remeasure
 
