@@ -13,7 +13,9 @@ from batchnorm.kernels import numba
 
 @pytest.fixture(autouse=True)
 def strangers():
-    """Every test begins as if no call had been made."""
+    """Every test begins and ends as if no call had been made."""
+    _familiar.forget()
+    yield
     _familiar.forget()
 
 
@@ -84,6 +86,27 @@ def test_the_same_bits_as_the_long_way(activation, kind, weight, bias, training,
     for _ in range(3):
         assert same(step(x, *parameters(6, weight, bias), **options), expected)
     assert long == {"forward": 1, "backward": 0}
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("kind", ["contiguous", "channels_last", "sliced"])
+@pytest.mark.parametrize(("weight", "bias"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("offset", [0, 1e4])
+def test_without_numba_too(activation, kind, weight, bias, training, offset, long, monkeypatch):
+    monkeypatch.setattr(numba, "refuses", lambda call: "it is gone")
+    x = images(kind=kind) + offset
+    options = {"training": training, "activation": activation}
+    expected = step(x, *parameters(6, weight, bias), **options)
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        got = step(x, *parameters(6, weight, bias), mode=mode, **options)
+        assert same(got[:1], expected[:1])
+        assert same(got[-3:], expected[-3:])
+        assert mode is not torch.enable_grad or same(got, expected)
+    assert long == {"forward": 1, "backward": 0}
+    defined = step(x, *parameters(6, weight, bias), backend="plain", **options)
+    for a, b in zip(expected, defined, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from batchnorm.functional import _running, batch_norm
+from batchnorm.kernels import _numpy_running
 from batchnorm.moments import Moments
 from modes import Operators
 
@@ -81,19 +82,79 @@ def test_a_variance_that_the_buffers_cannot_hold_does_not_enter(dtype):
     assert (mean.item(), var.item()) == (0, 1)
 
 
-def test_on_devices_and_without_numba_the_outcome_is_the_same(monkeypatch):
-    for x in (torch.randn(3, 2), torch.full((3, 2), float("inf")), torch.empty(0, 2)):
-        for correction in (False, True):
-            ours, theirs, third = ((*fresh(), torch.tensor(0)) for _ in range(3))
-            moments = Moments.of(x).pack()
-            decay = math.log1p(-0.1) if correction else 0.0
-            _running.update(*ours, moments, 0.1, correction)
-            _running._update_without_branching(theirs, moments, 0.1, decay)
-            monkeypatch.setattr(_running.numba, "update_running", lambda *_: False)
-            _running.update(*third, moments, 0.1, correction)
-            monkeypatch.undo()
-            torch.testing.assert_close(ours, theirs)
-            torch.testing.assert_close(ours, third)
+BATCHES = {
+    "plain": lambda: Moments.of(torch.randn(3, 2)),
+    "infinite": lambda: Moments.of(torch.full((3, 2), float("inf"))),
+    "NaN in one channel": lambda: Moments.of(torch.tensor([[1.0, torch.nan], [2.0, 3.0]])),
+    "empty": lambda: Moments.of(torch.empty(0, 2)),
+    "one value": lambda: Moments.of(torch.randn(1, 2)),
+    "one value in one channel": lambda: Moments(
+        torch.tensor([1.0, 3.0]).double(), torch.randn(2).double(), torch.rand(2).double()
+    ),
+    "nothing in one channel": lambda: Moments(
+        torch.tensor([0.0, 3.0]).double(), torch.randn(2).double(), torch.rand(2).double()
+    ),
+    "too large": lambda: Moments.of(torch.tensor([[1e30, 0.0], [-1e30, 1.0]])),
+    "overflowing": lambda: Moments.of(torch.tensor([[1e154, 0.0], [-1e154, 1.0]]).double()),
+}
+
+
+@pytest.mark.parametrize("options", [(0.1, False), (0.1, True), (None, False), (1.0, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.filterwarnings("error")
+def test_on_devices_and_without_numba_the_outcome_is_the_same(kind, dtype, options, monkeypatch):
+    moments, (momentum, correction) = BATCHES[kind]().pack(), options
+    decay = (math.log1p(-momentum) if momentum < 1 else -math.inf) if correction else 0.0
+
+    def moved(way):
+        mean, var, batches = fresh()
+        buffers = mean.to(dtype), var.to(dtype), batches, torch.tensor(0)
+        way(*buffers)
+        return buffers
+
+    by_numba = moved(lambda *b: _running.update(*b, moments, momentum, correction))
+    on_devices = moved(lambda *b: _running._update_without_branching(b, moments, momentum, decay))
+    torch.testing.assert_close(on_devices, by_numba)
+    monkeypatch.setattr(_running.numba, "update_running", lambda *_: False)
+    by_numpy = moved(lambda *b: _running.update(*b, moments, momentum, correction))
+    torch.testing.assert_close(by_numpy, by_numba)
+    assert (
+        moved(lambda *b: _numpy_running.update_running(b, moments, momentum, decay))[2:]
+        == (by_numba[2:])
+    )
+    monkeypatch.setattr(_numpy_running, "update_running", lambda *_: False)
+    torch.testing.assert_close(
+        moved(lambda *b: _running.update(*b, moments, momentum, correction)), by_numba
+    )
+
+
+def test_numpy_leaves_what_it_cannot_write_to():
+    moments = Moments.of(torch.randn(3, 2)).pack()
+    rows = {
+        "half": torch.zeros(2, dtype=torch.bfloat16),
+        "apart": torch.zeros(4)[::2],
+        "spread": torch.zeros(1).expand(2),
+        "of groups": torch.zeros(1),
+        "trained": torch.zeros(2, requires_grad=True),
+        "negated": torch._neg_view(torch.zeros(2)),
+    }
+    for name, mean in rows.items():
+        batches = torch.tensor(0)
+        buffers = mean, None, batches, None
+        assert not _numpy_running.update_running(buffers, moments, 0.1), name
+        assert (mean.abs().max(), batches) == (0, 0)
+
+
+def test_autograd_learns_that_numpy_wrote(monkeypatch):
+    monkeypatch.setattr(_running.numba, "update_running", lambda *_: False)
+    mean, var, batches = fresh()
+    weight = torch.ones(2, requires_grad=True)
+    losses = (weight * mean).sum(), (weight * var).sum()
+    step(torch.randn(4, 2), mean, var, batches)
+    for loss in losses:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
 
 
 @pytest.mark.parametrize("mode", [contextlib.nullcontext, Operators])

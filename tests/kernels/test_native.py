@@ -84,22 +84,78 @@ def test_a_gradient_that_is_not_finite_stops_where_the_activation_is_flat(kind):
     compare(call, dy.masked_fill(call.activation.slope(z.double()) == 0, float("inf")))
 
 
-@pytest.mark.parametrize("offset", [1e2, 1e4, 1e6])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_a_distant_mean_on_the_cpu_loses_no_digits(layout, offset):
-    call, dy = problem((8, 3, 5, 6), layout=layout)
+def far_away(offset, dtype=torch.float32, layout="contiguous", activation="relu"):
+    """A call with a channel whose mean is far from zero, and the same in float64."""
+    call, dy = problem((8, 3, 5, 6), dtype, layout, activation)
     far = call.x.clone()
     far[:, 1] += offset
-    call = call._replace(x=far)
-    y, moments = native.forward(call)
     wide = call._replace(x=far.double(), residual=call.residual.double())
-    exact, right = plain.forward(wide)
-    assert oracle.relative_error(y, exact) <= 1e-5
-    assert oracle.relative_error(native.normalize(call, right), exact) <= 1e-5
-    got = native.backward(dy, call, moments, False, (True, True))
-    expected = plain.backward(dy.double(), wide, right, False, (True, True))
+    return call._replace(x=far), wide, dy
+
+
+def agree(got, expected, tolerance):
     for ours, theirs in zip(got, expected, strict=True):
-        assert oracle.relative_error(ours, theirs) <= 1e-5
+        assert oracle.relative_error(ours, theirs.double()) <= tolerance
+
+
+@pytest.fixture
+def no_plain(monkeypatch):
+    """Nothing is left to plain torch operations in float64, which take many times as long."""
+    for name in ("forward", "normalize", "backward"):
+        monkeypatch.setattr(native.plain, name, None)
+
+
+FAR = [(torch.float32, offset) for offset in (1e2, 1e4, 1e6)] + [
+    (torch.bfloat16, 1e2),
+    (torch.float16, 1e3),
+]
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("activation", ["identity", "relu", "silu"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(("dtype", "offset"), FAR)
+def test_a_distant_mean_on_the_cpu_loses_no_digits(
+    layout, dtype, offset, activation, fixed, request
+):
+    call, wide, dy = far_away(offset, dtype, layout, activation)
+    exact, right = plain.forward(wide)
+    gradients = plain.backward(dy.double(), wide, right, fixed, (True, True))
+    request.getfixturevalue("no_plain")
+    tolerance = 1e-5 if dtype is torch.float32 else TOLERANCE[dtype]
+    y, moments = native.forward(call)
+    assert oracle.relative_error(moments, right) <= 1e-5
+    assert oracle.relative_error(y, exact) <= tolerance
+    assert oracle.relative_error(native.normalize(call, right), exact) <= tolerance
+    assert y.dtype == dtype
+    assert y.stride() == torch.empty_like(call.x).stride()
+    got = native.backward(dy, call, right, fixed, (True, True))
+    agree(got, gradients, tolerance)
+    for t, of in zip(got, (call.x, call.weight, call.bias, call.residual), strict=True):
+        assert (t.dtype, t.stride()) == (of.dtype, torch.empty_like(of).stride())
+
+
+@pytest.mark.parametrize("offset", [1e9, 1e20, 1e35])
+def test_what_lies_too_far_out_for_centring_is_left_to_the_definition(offset):
+    call, wide, dy = far_away(offset)
+    exact, right = plain.forward(wide)
+    y, moments = native.forward(call)
+    assert oracle.relative_error(y, exact) <= 1e-5
+    got = native.backward(dy, call, moments, False, (True, True))
+    agree(got, plain.backward(dy.double(), wide, right, False, (True, True)), 1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_variances_and_an_eps_below_float32_on_the_cpu():
+    x = torch.tensor([[-1e-30, 0.0], [0.0, 0.0], [1e-30, 0.0]])
+    dy = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    call = Call(x, None, None, None, None, 1e-80, Activation())
+    y, moments = native.forward(call)
+    assert y[:, 0].tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5])
+    assert y[:, 1].tolist() == [0, 0, 0]
+    got = native.backward(dy, call, moments, False, (True, False))
+    wide = plain.backward(dy, call, moments, False, (True, False))
+    agree(got[:1], wide[:1], 1e-5)
 
 
 def test_a_variance_beyond_float32_on_the_cpu():

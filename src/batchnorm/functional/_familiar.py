@@ -19,13 +19,12 @@ from batchnorm.functional._recomputed import recomputing
 from batchnorm.functional._running import Running, fixed_moments, update
 from batchnorm.functional._saved import Saved, hooked
 from batchnorm.functional._unseen import unseen
-from batchnorm.kernels import numba
+from batchnorm.kernels import numba, plain
 from batchnorm.kernels._activation import Activation
-from batchnorm.kernels._call import Call
+from batchnorm.kernels._call import Again, Call
 from batchnorm.kernels._pick import pick
 
 if TYPE_CHECKING:
-    from batchnorm.kernels._numba_again import Again
     from batchnorm.kernels._numba_running import Mover
 
 
@@ -56,7 +55,8 @@ class Familiar:
 
     def learn(self, call: Call, training: bool, running: Running) -> None:
         """Take over what the long way has found out about `call`, the first of its kind."""
-        if pick(call) is not numba:
+        backend = pick(call)
+        if backend is plain:
             return
         x, weight, bias, _, _, eps, f = call
         self.wanted = True, weight is not None, bias is not None
@@ -64,14 +64,14 @@ class Familiar:
         no_value = None
         if bias is not None and not self.saves_bias:
             no_value = like(bias.dtype, bias.shape[0])
-        self.how = How(numba, not training, eps, f, bias=no_value)
+        self.how = How(backend, not training, eps, f, bias=no_value)
         self.mover = None
         if running.moves:
             moments = x.new_empty((3, x.shape[1]), device="meta")
             self.mover = numba.mover_of(running.mean, running.var, moments, running.momentum)
         y = torch.empty_like(x, device="meta")
         self.kept = _kept(y, x, weight, bias if self.saves_bias else None)
-        self.again = numba.again(call, not training)
+        self.again = backend.again(call, not training)
 
     def fits(
         self, dy: Tensor, x: Tensor, _moments: Tensor, weight: Tensor | None, bias: Tensor | None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.functional._recomputed import as_before, recomputing
-from batchnorm.kernels import numba
+from batchnorm.kernels import _numpy_running, numba
 from batchnorm.moments import Moments, widest
 
 
@@ -91,7 +91,9 @@ def update(
     if bias_correction and momentum:
         decay = math.log1p(-momentum) if momentum < 1 else -math.inf
     branching = branching and moments.is_cpu
-    if branching and numba.update_running(buffers, moments, momentum, decay):
+    if branching and any(
+        way.update_running(buffers, moments, momentum, decay) for way in (numba, _numpy_running)
+    ):
         return
     if moments.shape[1] > _channels(mean, var):
         _move_by_groups(buffers, moments, momentum, decay)

@@ -40,6 +40,26 @@ class Gradients(NamedTuple):
     residual: Tensor | None
 
 
+class Again(Protocol):
+    """Both directions of calls that look like one that was made.
+
+    x, weight and bias must have that call's dtypes, shapes and strides, and dy those of its output.
+    Neither mask nor residual. All gradients are computed.
+    """
+
+    def forward(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, moments: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """y, and the moments: those given, or the batch's own."""
+        ...
+
+    def backward(
+        self, dy: Tensor, x: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of x, weight and bias, whose own value no identity needs."""
+        ...
+
+
 class Backend(Protocol):
     """One way to compute batch norm: the whole operation, and its halves.
 
@@ -56,6 +76,10 @@ class Backend(Protocol):
 
     def refuses(self, call: Call) -> str | None:
         """Why this backend will not take this call; None if it will."""
+        ...
+
+    def again(self, call: Call, fixed: bool) -> Again | None:
+        """Calls like this one, with given statistics where `fixed`; None for no shorter way."""
         ...
 
     def forward(self, call: Call, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
