@@ -296,6 +296,42 @@ def test_an_input_whose_data_was_replaced_before_the_backward_pass():
         torch.testing.assert_close(a, b)
 
 
+def test_an_input_that_came_back_with_its_sign_to_come():
+    weight, bias = parameters(6, True, True)
+    x, dy = images().requires_grad_(), torch.randn(5, 6, 3, 7)
+    y = batch_norm(x, None, None, weight, bias, True)
+    expected = torch.autograd.grad(y, (x, weight, bias), dy)
+    y = batch_norm(x, None, None, weight, bias, True)
+    x.data = torch._neg_view(-x.detach())
+    got = torch.autograd.grad(y, (x, weight, bias), dy)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize(
+    ("pack", "unpack"),
+    [
+        (lambda t: -t, torch._neg_view),
+        (lambda t: t.float(), lambda t: t),
+        (lambda t: t.double(), lambda t: t),
+    ],
+)
+def test_hooks_put_on_what_was_saved(which, calls, pack, unpack):
+    weight, bias = parameters(6, True, True)
+    x, dy = images().requires_grad_(), torch.randn(5, 6, 3, 7)
+    y = batch_norm(x, None, None, weight, bias, True)
+    expected = torch.autograd.grad(y, (x, weight, bias), dy)
+    _familiar.forget()
+    for _ in range(calls):
+        y = batch_norm(x, None, None, weight, bias, True)
+    y.grad_fn._raw_saved_tensors[which].register_hooks(pack, unpack)
+    got = torch.autograd.grad(y, (x, weight, bias), dy)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b.to(a.dtype), rtol=1e-5, atol=1e-5)
+
+
 def test_a_weight_changed_before_the_backward_pass_is_noticed():
     (weight, bias), x = parameters(6, True, True), images()
     step(x, weight, bias)
@@ -324,6 +360,35 @@ def test_an_inference_tensor_is_refused_before_the_statistics_move():
         with pytest.raises(RuntimeError, match="Inference tensors cannot be saved"):
             batch_norm(x, mean, var, weight, bias, True)
     assert mean.abs().max() == 0
+
+
+def test_what_was_learned_in_inference_mode_serves_second_derivatives():
+    _direct.like.cache_clear()
+    x, (weight, bias) = images(torch.float64), parameters(6, True, True, torch.float64)
+    with torch.inference_mode():
+        batch_norm(x, None, None, weight, bias, True)
+    x.requires_grad_()
+    y = batch_norm(x, None, None, weight, bias, True)
+    (dx,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+    assert torch.autograd.grad(dx.square().sum(), weight)[0].abs().sum() > 0
+
+
+def test_what_cannot_be_familiar_is_learned_once(monkeypatch):
+    asked, made = [], numba.again
+    monkeypatch.setattr(numba, "again", lambda *args: asked.append(args) or made(*args))
+    cropped = images()[:, :, 1:, 1:-1]
+    for _ in range(3):
+        batch_norm(cropped, training=True)
+    assert len(asked) == 1
+
+
+def test_switches_that_are_no_bool_count_as_they_are_now():
+    x, mean, var = images(), torch.zeros(6), torch.ones(6)
+    training = torch.tensor(True)
+    for _ in range(2):
+        batch_norm(x, mean, var, training=training)
+    expected = batch_norm(x, mean.fill_(2), var.fill_(3), training=False)
+    assert torch.equal(batch_norm(x, mean, var, training=training.fill_(False)), expected)
 
 
 def test_a_spoiled_batch_is_kept_out():

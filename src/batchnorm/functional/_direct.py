@@ -74,20 +74,23 @@ class How(NamedTuple):
 
 @lru_cache
 def like(dtype: torch.dtype, channels: int) -> Tensor:
-    """In the place of a bias of which a backward pass needs no value."""
-    return torch.empty(channels, dtype=dtype)
+    """In the place of a bias of which a backward pass needs no value.
+
+    It is kept for later calls, and autograd saves nothing that was made in inference mode.
+    """
+    with torch.inference_mode(False):
+        return torch.empty(channels, dtype=dtype)
 
 
 def gradients(dy: Tensor, saved: Saved, how: How, wanted: tuple[bool, ...]) -> Gradients:
     """Those that are wanted of x, weight, bias and the residual."""
     if saved.bias is None:
         saved = saved._replace(bias=how.bias)
-    x, moments, weight, bias, residual, mask = restored(
-        dy, saved, residual_dtype=how.residual_dtype
-    )
+    saved = restored(dy, saved, residual_dtype=how.residual_dtype)
+    x, moments, weight, bias, residual, mask = saved
     want_x, want_weight, want_bias, want_residual = wanted
     kept, f = want_residual and residual is not None, how.activation
-    if torch.is_grad_enabled() or how.hooked or not unseen(dy, x):
+    if torch.is_grad_enabled() or how.hooked or not unseen(dy, *saved):
         dx, dweight, dbias, dresidual = _ops.backward(
             dy, x, moments, how.fixed, want_x, kept, weight, bias, residual, mask, how.eps,
             f.code, f.parameter, how.backend.name,

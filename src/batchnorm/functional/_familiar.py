@@ -32,16 +32,16 @@ class Familiar:
     """What is known of calls that look alike.
 
     Attributes:
-        again: computes them; None before the first of them has gone the long way, or where none
-            can go the short one.
+        again: computes them; None until the first has gone the long way, or where all must.
         mover: moves the running statistics; None to leave that to `update`.
         how: for gradients that go the long way.
         wanted: whether x, weight and bias need gradients where all do that can.
         saves_bias: whether the backward pass needs its value.
         kept: what `fits` compares.
+        met: whether the first of them has gone the long way.
     """
 
-    __slots__ = ("again", "how", "kept", "mover", "saves_bias", "wanted")
+    __slots__ = ("again", "how", "kept", "met", "mover", "saves_bias", "wanted")
 
     again: Again | None
     mover: Mover | None
@@ -51,10 +51,13 @@ class Familiar:
     kept: tuple[Any, ...]
 
     def __init__(self) -> None:
-        self.again = None
+        self.again, self.met = None, False
 
     def learn(self, call: Call, training: bool, running: Running) -> None:
         """Take over what the long way has found out about `call`, the first of its kind."""
+        if self.met:
+            return
+        self.met = True
         backend = pick(call)
         if backend is plain:
             return
@@ -77,7 +80,7 @@ class Familiar:
         self, dy: Tensor, x: Tensor, _moments: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> bool:
         """Whether what autograd got and kept is still what kernels were chosen for."""
-        return _kept(dy, x, weight, bias) == self.kept and unseen(dy)
+        return unseen(dy, x, weight, bias) and _kept(dy, x, weight, bias) == self.kept
 
 
 def _kept(dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Any, ...]:
@@ -86,9 +89,9 @@ def _kept(dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> 
     What was saved may be another tensor by now, if its ``.data`` was set.
     """
     return (
-        dy.stride(), x.dtype, x.shape, x.stride(), x.is_cpu,
-        None if weight is None else (weight.dtype, weight.shape, weight.stride(), weight.is_cpu),
-        None if bias is None else (bias.dtype, bias.shape, bias.stride(), bias.is_cpu),
+        dy.stride(), x.dtype, x.shape, x.stride(),
+        None if weight is None else (weight.dtype, weight.shape, weight.stride()),
+        None if bias is None else (bias.dtype, bias.shape, bias.stride()),
     )  # fmt: skip
 
 
@@ -131,8 +134,8 @@ def look(
     if (mean is not None and mean.requires_grad) or (var is not None and var.requires_grad):
         return None
     return _known(
-        x.dtype, shape, x.stride(), training, moves, eps, activation.kind, activation.parameter,
-        momentum, batches is None,
+        x.dtype, shape, x.stride(), not training, not moves, eps,
+        activation.kind, activation.parameter, momentum, batches is None,
         None if weight is None else weight.dtype, None if bias is None else bias.dtype,
         None if mean is None else mean.dtype, None if var is None else var.dtype,
     )  # fmt: skip
@@ -188,7 +191,9 @@ class BatchNorm(_SingleLevelFunction):
             return (None,) * 6
         known: Familiar = ctx.known
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() or wanted != known.wanted or not known.fits(dy, *saved):
+        short = saved[1] is ctx.moments  # through no hooks that were put on it since
+        short = short and wanted == known.wanted and not torch.is_grad_enabled()
+        if not (short and known.fits(dy, *saved)):
             found = gradients(dy, Saved(*saved), known.how, (*wanted, False))
             return *found[:3], None, None, None
         assert known.again is not None, "looked at before"
