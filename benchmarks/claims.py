@@ -23,7 +23,7 @@ BEGIN, END = "<!-- claims -->\n", "<!-- /claims -->\n"
 MOST = 2_000_000  # bytes of a run that are committed
 KEY = 12  # digits of a trial's key that are kept: they tell trials apart, and do not pack
 SCALES = (
-    "{} of another scale, with fewer steps and examples, so that what differs may be the training's "
+    "It is of another scale, with fewer steps and examples, so that what differs may be the training's "
     "length as well as the seeds. "
 )
 

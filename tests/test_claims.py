@@ -75,7 +75,7 @@ def test_every_study_has_its_verdicts(claims):
     assert all(study["status"] == "done" and study["verdicts"] for study in head["studies"])
 
 
-@pytest.mark.parametrize("run", ["full", "other_quick"])
+@pytest.mark.parametrize("run", ["full", "other_quick", "other_full"])
 def test_rows_are_kept_and_a_run_is_small(claims, run):
     files = list((claims.KEPT / run).iterdir())
     assert "trials.jsonl.gz" in [file.name for file in files]
@@ -109,7 +109,7 @@ def test_keys_are_cut_only_where_they_stay_apart(claims):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["full", "other_quick"])
+@pytest.mark.parametrize("run", ["full", "other_quick", "other_full"])
 def test_the_rows_kept_give_the_verdicts_kept(claims, tmp_path, run):
     from batchnorm.studies import remeasure
 
