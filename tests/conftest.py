@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from batchnorm.functional import _familiar
+
 MARGIN = 61  # elements on either side: odd, so that no output begins with a vector or a cache line
 
 
@@ -20,6 +22,12 @@ _LIBRARY = _define_missing_operators()  # kept alive: what it defines goes with 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _strangers():
+    """No call is remembered from another test, nor a backend that was made for one."""
+    _familiar.forget()
 
 
 @pytest.fixture

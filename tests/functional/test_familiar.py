@@ -11,14 +11,6 @@ from batchnorm.functional import _direct, _familiar, batch_norm
 from batchnorm.kernels import numba
 
 
-@pytest.fixture(autouse=True)
-def strangers():
-    """Every test begins and ends as if no call had been made."""
-    _familiar.forget()
-    yield
-    _familiar.forget()
-
-
 @pytest.fixture
 def long(monkeypatch):
     """Counts the calls that went the long way, forward and backward."""

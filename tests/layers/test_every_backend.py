@@ -6,7 +6,6 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils.rnn import pack_sequence
 
 import batchnorm
-from batchnorm.functional import _familiar
 from batchnorm.kernels import _pick
 from batchnorm.layers import (
     BatchNorm1d,
@@ -22,14 +21,6 @@ from batchnorm.layers import (
 BACKENDS = {backend.name: backend for backend in _pick.ORDER}
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]]).bool()
 WHICH = torch.tensor([0, 2, 0, 2, 2, 0])
-
-
-@pytest.fixture(autouse=True)
-def strangers():
-    """No backend is remembered from another test, or for one."""
-    _familiar.forget()
-    yield
-    _familiar.forget()
 
 
 def within(block, layer, x, *arguments):
