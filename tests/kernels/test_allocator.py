@@ -16,13 +16,19 @@ def faults():
     torch.Tensor(2**25).fill_(1)  # 128 MB, 32,768 pages; torch.empty is filled by the tests
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+def resident():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1])  # pages
+
 answers = []
-for keep in sys.argv[1:]:
-    if keep:
-        answers.append(batchnorm.keep_freed_memory(keep == "keep"))
-    several = [faults() for _ in range(20)]  # the first ones leave gaps too small for the next
-    answers.append(several[-1] < 100)
-print(answers)
+for word in sys.argv[1:]:
+    before = resident()
+    answers.append(batchnorm.keep_freed_memory(word == "keep"))
+    if word == "keep":  # the first ones leave gaps too small for the next
+        answers.append(min([faults() for _ in range(20)]) < 100)
+    else:  # pieces between others in use may be found again later, but are not held till then
+        answers.append(before - resident() > 32_768 - 100)
+print(answers or min([faults() for _ in range(20)]) < 100)
 """
 
 
@@ -35,9 +41,10 @@ def answers(*words):
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
 def test_large_memory_is_found_again_where_it_is_kept():
-    assert answers("") == "[False]"
+    assert answers() == "False"
     assert answers("keep") == "[True, True]"
-    assert answers("keep", "give back") == "[True, True, True, False]"
+    assert answers("keep", "give back") == "[True, True, True, True]"
+    assert answers("give back") == "[True, False]"  # nothing was kept
 
 
 def test_another_c_library_says_no(monkeypatch):

@@ -20,7 +20,8 @@ def keep_freed_memory(keep: bool = True) -> bool:
     times a tensor's size, until freed pieces fit those that follow.
 
     Args:
-        keep: False goes back to giving memory back, and gives back what is free now.
+        keep: False gives back what is free now, and goes back to giving back what is freed later,
+            except where it lies between pieces that are still in use.
 
     Returns:
         Whether the C library does so: only glibc (Linux, other than Alpine) can be told.
