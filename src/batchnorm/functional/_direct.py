@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import _SingleLevelFunction
 
 from batchnorm.functional import _ops
+from batchnorm.functional._function import Function
 from batchnorm.functional._running import Running, before, fixed_moments, update
 from batchnorm.functional._saved import Saved, hooked, restored
 from batchnorm.functional._unseen import unseen
@@ -111,7 +111,7 @@ def gradients(dy: Tensor, saved: Saved, how: How, wanted: tuple[bool, ...]) -> G
     )
 
 
-class BatchNorm(_SingleLevelFunction):
+class BatchNorm(Function):
     """One call of a backend, and one for its gradients."""
 
     @staticmethod

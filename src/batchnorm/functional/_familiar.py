@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import _SingleLevelFunction
 
 from batchnorm.functional._direct import How, gradients, like
+from batchnorm.functional._function import Function
 from batchnorm.functional._recomputed import recomputing
 from batchnorm.functional._running import Running, fixed_moments, update
 from batchnorm.functional._saved import Saved, hooked
@@ -163,7 +163,7 @@ def batch_norm(
     return y
 
 
-class BatchNorm(_SingleLevelFunction):
+class BatchNorm(Function):
     """One call of kernels that are known, and one for its gradients."""
 
     @staticmethod

@@ -13,9 +13,9 @@ from torch._C._functorch import TransformType, get_interpreter_stack
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
-from torch.autograd.function import _SingleLevelFunction
 
 from batchnorm.functional import _ops
+from batchnorm.functional._function import Function
 from batchnorm.functional._quantities import Quantities
 from batchnorm.functional._saved import Saved, restored
 
@@ -45,7 +45,7 @@ def _nothing(ctx: Any) -> tuple[None, ...]:
     return (None,) * (1 + len(ctx.options))
 
 
-class _Forward(_SingleLevelFunction):
+class _Forward(Function):
     """The operators `train` and, where moments are given, `normalize`."""
 
     @staticmethod
@@ -96,7 +96,7 @@ class _Forward(_SingleLevelFunction):
         return dy if ctx.fixed else (dy, None)
 
 
-class _Backward(_SingleLevelFunction):
+class _Backward(Function):
     """The operator `backward`."""
 
     @staticmethod
@@ -182,7 +182,7 @@ class _Backward(_SingleLevelFunction):
         )
 
 
-class _Total(_SingleLevelFunction):
+class _Total(Function):
     """The operator `total`; all ranks' copies of the sum send their cotangents back to each."""
 
     @staticmethod

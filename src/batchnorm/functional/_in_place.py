@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _functions
-from torch.autograd.function import _SingleLevelFunction
 
+from batchnorm.functional._function import Function
 from batchnorm.functional._reserved import reserved
 from batchnorm.functional._running import Running, before, fixed_moments, update
 from batchnorm.functional._saved import Saved, hooked, restored
@@ -72,7 +72,7 @@ def _write(backend: Backend, call: Call, moments: Tensor | None, graph: bool) ->
     return moments
 
 
-class BatchNormInPlace(_SingleLevelFunction):
+class BatchNormInPlace(Function):
     """Puts into the graph what was written already."""
 
     @staticmethod
