@@ -15,16 +15,18 @@ from torch import Tensor
 
 from batchnorm.functional._direct import How, gradients, like
 from batchnorm.functional._function import Function
+from batchnorm.functional._guards import Guards
 from batchnorm.functional._recomputed import recomputing
 from batchnorm.functional._running import Running, fixed_moments, update
 from batchnorm.functional._saved import Saved, hooked
-from batchnorm.functional._unseen import unseen
-from batchnorm.kernels import numba, plain
+from batchnorm.functional._unseen import quiet, unseen
+from batchnorm.kernels import native, numba, plain
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Again, Call
 from batchnorm.kernels._pick import pick
 
 if TYPE_CHECKING:
+    from batchnorm.kernels._native_step import Step
     from batchnorm.kernels._numba_running import Mover
 
 
@@ -37,11 +39,13 @@ class Familiar:
         how: for gradients that go the long way.
         wanted: whether x, weight and bias need gradients where all do that can.
         saves_bias: whether the backward pass needs its value.
+        guards: of what fits.
         kept: what `fits` compares.
+        step: torch's own way in training, where that is as good; what it leaves `again` computes.
         met: whether the first of them has gone the long way.
     """
 
-    __slots__ = ("again", "how", "kept", "met", "mover", "saves_bias", "wanted")
+    __slots__ = ("again", "guards", "how", "kept", "met", "mover", "saves_bias", "step", "wanted")
 
     again: Again | None
     mover: Mover | None
@@ -49,9 +53,11 @@ class Familiar:
     wanted: tuple[bool, ...]
     saves_bias: bool
     kept: tuple[Any, ...]
+    step: Step | None
 
     def __init__(self) -> None:
-        self.again, self.met = None, False
+        self.again = self.step = None
+        self.met, self.guards = False, Guards()
 
     def learn(self, call: Call, training: bool, running: Running) -> None:
         """Take over what the long way has found out about `call`, the first of its kind."""
@@ -69,6 +75,8 @@ class Familiar:
             no_value = like(bias.dtype, bias.shape[0])
         self.how = How(backend, not training, eps, f, bias=no_value)
         self.mover = None
+        if training and backend is native:
+            self.step = native.step_of(call, *(running[:2] if running.moves else (None, None)))
         if running.moves:
             moments = x.new_empty((3, x.shape[1]), device="meta")
             self.mover = numba.mover_of(running.mean, running.var, moments, running.momentum)
@@ -77,10 +85,22 @@ class Familiar:
         self.again = backend.again(call, not training)
 
     def fits(
-        self, dy: Tensor, x: Tensor, _moments: Tensor, weight: Tensor | None, bias: Tensor | None
+        self, dy: Tensor, x: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> bool:
         """Whether what autograd got and kept is still what kernels were chosen for."""
-        return unseen(dy, x, weight, bias) and _kept(dy, x, weight, bias) == self.kept
+        if not quiet():
+            return False
+        given = (dy, x, moments)
+        if weight is not None:
+            given = (*given, weight) if bias is None else (*given, weight, bias)
+        elif bias is not None:
+            given = (*given, bias)
+        if self.guards.find(given):
+            return True
+        if not unseen(*given) or _kept(dy, x, weight, bias) != self.kept:
+            return False
+        self.guards.keep(given, True)
+        return True
 
 
 def _kept(dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Any, ...]:
@@ -101,9 +121,16 @@ def _known(*_: Any) -> Familiar:
     return Familiar()
 
 
+@lru_cache(1024)
+def _guards(*_: Any) -> Guards:
+    """What is known of calls whose x and options are these, by how their tensors look."""
+    return Guards()
+
+
 def forget() -> None:
     """Let every call go the long way once more."""
     _known.cache_clear()
+    _guards.cache_clear()
 
 
 def look(
@@ -124,21 +151,30 @@ def look(
         return None
     if type(eps) is not float or not (momentum is None or type(momentum) is float):
         return None
-    if not unseen(x, weight, bias, mean, var) or hooked() or recomputing():
+    if not quiet() or hooked() or recomputing() or x.is_nested:
         return None
-    shape = x.shape
-    channels = shape[1:2]
-    for t in (weight, bias, mean, var):
-        if t is not None and (t.shape != channels or not t.is_contiguous()):
-            return None
-    if (mean is not None and mean.requires_grad) or (var is not None and var.requires_grad):
-        return None
-    return _known(
-        x.dtype, shape, x.stride(), not training, not moves, eps,
-        activation.kind, activation.parameter, momentum, batches is None,
-        None if weight is None else weight.dtype, None if bias is None else bias.dtype,
-        None if mean is None else mean.dtype, None if var is None else var.dtype,
+    none = weight is None, bias is None, mean is None, var is None
+    tensors: tuple[Any, ...] = x, weight, bias, mean, var
+    if True in none:
+        tensors = tuple(t for t in tensors if t is not None)
+    options = (
+        x.shape, not training, not moves, eps, activation.kind, activation.parameter, momentum,
+        batches is None, none,
     )  # fmt: skip
+    guards = _guards(*options)
+    known = guards.find(tensors)
+    if known is None and _usual(tensors):
+        if any(t is not None and t.requires_grad for t in (mean, var)):
+            return None
+        known = _known(*options, *((t.dtype, t.stride()) for t in tensors))
+        guards.keep(tensors, known)
+    return known
+
+
+def _usual(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether nobody sees them, and those after x hold a value a channel side by side."""
+    channels = tensors[0].shape[1:2]
+    return unseen(*tensors) and all(t.shape == channels and t.is_contiguous() for t in tensors[1:])
 
 
 def batch_norm(
@@ -146,6 +182,10 @@ def batch_norm(
     running: Running,
 ) -> Tensor:  # fmt: skip
     """The output of a call of which that is known; its running statistics have moved."""
+    if known.step is not None:
+        y = known.step.forward(x, weight, bias, *running[:3], running.momentum)
+        if y is not None:
+            return y
     moments = None
     if known.how.fixed:
         moments = fixed_moments(running.mean, running.var, plain=True)

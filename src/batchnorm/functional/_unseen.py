@@ -31,11 +31,19 @@ _function_mode = torch._C._is_torch_function_mode_enabled
 _profiling = torch.autograd._profiler_enabled
 
 
+def quiet() -> bool:
+    """Whether nobody looks at calls whose tensors have no keys that say so."""
+    return not (
+        torch.compiler.is_compiling()
+        or _function_mode()
+        or _profiling()
+        or forward_ad._current_level >= 0
+    )
+
+
 def unseen(*tensors: Tensor | None) -> bool:
     """Whether a call with these tensors would pass the dispatcher without anybody seeing it."""
-    if torch.compiler.is_compiling() or _function_mode() or _profiling():
-        return False
-    if _included().raw_repr() not in _QUIET or forward_ad._current_level >= 0:
+    if not quiet() or _included().raw_repr() not in _QUIET:
         return False
     for t in tensors:
         if t is not None and (type(t) not in _TYPES or _keys(t).raw_repr() not in _PLAIN):

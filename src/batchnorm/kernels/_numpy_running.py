@@ -31,26 +31,35 @@ def update_running(
         return False
     if not (_taken(mean, moments) and _taken(var, moments)):
         return False
-    count, new_mean, new_var = moments.numpy()
-    least = np.minimum.reduce(count, initial=np.inf)
+    values, new_mean, new_var = moments.numpy()
+    least = np.minimum.reduce(values, initial=np.inf)
     if not least > 0:
         return True
     with np.errstate(all="ignore"):  # as torch: what overflows is judged, and does not fit
-        unbiased = new_var * (count / (count - 1))
+        unbiased = new_var * (values / (values - 1))
         if least <= 1:
-            unbiased = np.where(count > 1, unbiased, new_var)
+            unbiased = np.where(values > 1, unbiased, new_var)
         if not (_fits(mean, new_mean) and _fits(var, unbiased)):
             if skipped is not None:
-                skipped.add_(1)
+                count(skipped)
             return True
         if batches is not None:
-            batches.add_(1)
+            count(batches)
         share = _share(momentum, decay, batches)
         if mean is not None:
             _move(mean, new_mean, share)
         if var is not None:
-            _move(var, unbiased, share if least > 1 else np.where(count > 1, share, 0.0))
+            _move(var, unbiased, share if least > 1 else np.where(values > 1, share, 0.0))
     return True
+
+
+def count(counter: Tensor) -> None:
+    """Add one, also to what was made in inference mode, which torch refuses outside of it."""
+    if _plain(counter):
+        counter.numpy()[...] += 1
+        torch.autograd.graph.increment_version(counter)
+    else:
+        counter.add_(1)
 
 
 def _plain(t: Tensor) -> bool:

@@ -7,22 +7,22 @@ left to `plain`.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from batchnorm.kernels import numba, plain
-from batchnorm.kernels._call import Call, Gradients
+from batchnorm.kernels import numba
+from batchnorm.kernels._call import Call
+from batchnorm.kernels._native_again import Again
+from batchnorm.kernels._native_step import step_of as step_of
+from batchnorm.kernels._native_whole import backward as backward
+from batchnorm.kernels._native_whole import forward as forward
+from batchnorm.kernels._native_whole import normalize as normalize
 from batchnorm.kernels.plain import backward_from_output as backward_from_output
 from batchnorm.kernels.plain import backward_input as backward_input
 from batchnorm.kernels.plain import backward_reduce as backward_reduce
 from batchnorm.kernels.plain import statistics as statistics
-from batchnorm.moments import per_channel, widest
 
 name = "native"
 
-_NEAR = 8.0  # the mean in standard deviations
-_SMALL, _LARGE = 1e-30, 1e30  # eps; the variance
 _MOST = 2**31  # elements: beyond it the kernels' 32-bit indices end
 
 
@@ -61,199 +61,6 @@ def refuses(call: Call) -> str | None:
     return None
 
 
-class Again:
-    """A call that was made before, of which `refuses` need not be asked; without a residual."""
-
-    __slots__ = ("_fixed", "_no_value", "_options")
-
-    def __init__(self, call: Call, fixed: bool) -> None:
-        self._options = call[3:]
-        self._fixed = fixed
-        bias = call.bias
-        self._no_value = None if bias is None else torch.empty_like(bias, requires_grad=False)
-
-    def forward(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, moments: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """y, and the moments: those given, or the batch's own."""
-        call = Call(x, weight, bias, *self._options)
-        return forward(call) if moments is None else (normalize(call, moments), moments)
-
-    def backward(
-        self, dy: Tensor, x: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of x, weight and bias, whose own value no identity needs."""
-        call = Call(x, weight, self._no_value if bias is None else bias, *self._options)
-        return backward(dy, call, moments, self._fixed, (True, False))[:3]
-
-
 def again(call: Call, fixed: bool) -> Again:
     """Both directions of calls that lie like `call`."""
     return Again(call, fixed)
-
-
-def forward(call: Call, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Normalize with the batch's own statistics; y and the moments."""
-    z, moments = _measure(call)
-    if _near(call, moments):
-        return _finish(call, z, out), moments
-    shift = moments[1].to(torch.float32)
-    if shift.isfinite().all():
-        centred = _centre(call, shift)
-        z, rest = _measure(centred)
-        if _near(centred, rest):
-            rest[1] += shift
-            return _finish(call, z, out), rest
-    return plain.forward(call, out)
-
-
-def normalize(call: Call, moments: Tensor, out: Tensor | None = None) -> Tensor:
-    """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``."""
-    served = _served(call, moments)
-    if served is None:
-        return plain.normalize(call, moments, out)
-    return _finish(call, _line_up(*served), out)
-
-
-def backward(
-    dy: Tensor, call: Call, moments: Tensor, fixed: bool, wanted: tuple[bool, bool]
-) -> Gradients:
-    """Gradients of `forward`, or of `normalize` where the statistics are `fixed`."""
-    served = _served(call, moments)
-    if served is None:
-        return plain.backward(dy, call, moments, fixed, wanted)
-    (x, weight, bias, *_), near = served
-    g = dy if call.activation.kind == "identity" else _before(dy, *served)
-    mean, var, invstd = _constants(served[0], near)
-    mask = [wanted[0], weight is not None, bias is not None]
-    dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward.default(
-        _in(g, x.dtype), x, _parameters(served[0])[0], mean, var, mean, invstd, not fixed,
-        call.eps, mask,
-    )  # fmt: skip
-    dresidual = None
-    if wanted[1] and call.residual is not None:
-        dresidual = g.clone() if g is dy else g
-        dresidual = _alike(dresidual, call.residual)
-    return Gradients(
-        _alike(dx, call.x) if wanted[0] else None,
-        None if weight is None else _in(dweight, weight.dtype),
-        None if bias is None else _in(dbias, bias.dtype),
-        dresidual,
-    )
-
-
-def _measure(call: Call) -> tuple[Tensor, Tensor]:
-    """The line-up by the batch's own statistics, and its moments.
-
-    A momentum of 1 leaves the mean and the unbiased variance in the running statistics. On the CPU
-    NumPy packs them: on so few numbers in a third of the time of torch's calls.
-    """
-    x = call.x
-    channels = x.shape[1]
-    count = x.numel() // channels
-    if x.is_cpu:
-        seen = np.zeros((2, channels), np.float64 if x.dtype is torch.float64 else np.float32)
-        mean, var = torch.from_numpy(seen[0]), torch.from_numpy(seen[1])
-        z = torch.native_batch_norm(x, *_parameters(call), mean, var, True, 1.0, call.eps)[0]
-        packed = np.empty((3, channels))
-        packed[0] = count
-        packed[1:] = seen
-        packed[2] *= (count - 1) / count
-        return z, torch.from_numpy(packed)
-    mean, var = torch.zeros((2, channels), dtype=_wide(x), device=x.device).unbind(0)
-    z = torch.native_batch_norm(x, *_parameters(call), mean, var, True, 1.0, call.eps)[0]
-    moments = torch.stack((mean, mean, var * ((count - 1) / count))).to(widest(x.device))
-    moments[0].fill_(count)
-    return z, moments
-
-
-def _near(call: Call, moments: Tensor) -> bool:
-    """Whether float32 loses no more than the last digits; only the CPU can tell at once."""
-    if not call.x.is_cpu or call.x.dtype is torch.float64:
-        return True
-    _, mean, var = moments.numpy()
-    if not np.maximum.reduce(var) < _LARGE or call.eps < _SMALL:
-        return False
-    return bool(np.maximum.reduce(mean * mean - _NEAR**2 * var) <= _NEAR**2 * call.eps)
-
-
-def _centre(call: Call, shift: Tensor) -> Call:
-    """With `shift` taken off x, which rounds no digit that a mean so far away leaves."""
-    return call._replace(x=call.x.to(torch.float32) - per_channel(shift, call.x))
-
-
-def _served(call: Call, moments: Tensor) -> tuple[Call, Tensor] | None:
-    """What torch's kernel is given for x and its mean; None where float32 cannot hold it."""
-    if _near(call, moments):
-        return call, moments
-    shift = moments[1].to(torch.float32)
-    rest = moments.clone()
-    rest[1] -= shift
-    return (_centre(call, shift), rest) if _near(call, rest) else None
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype is torch.float64 else torch.float32
-
-
-def _in(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """`Tensor.to` costs most of a microsecond to do nothing."""
-    return t if t.dtype is dtype else t.to(dtype)
-
-
-def _parameters(call: Call) -> tuple[Tensor | None, Tensor | None]:
-    """Weight and bias; torch's backward pass reads a weight as if it were contiguous."""
-    wide = _wide(call.x)
-    weight, bias = call.weight, call.bias
-    if weight is not None:
-        weight = _in(weight, wide)
-        weight = weight if weight.is_contiguous() else weight.contiguous()
-    return weight, None if bias is None else _in(bias, wide)
-
-
-def _constants(call: Call, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, variance and ``1 / sqrt(var + eps)`` as torch's kernel takes them."""
-    wide = _wide(call.x)
-    if not call.x.is_cpu or wide is torch.float64:
-        mean, var = moments[1].to(wide), moments[2].to(wide)
-        return mean, var, (moments[2] + call.eps).rsqrt().to(wide)
-    values = moments.numpy()
-    made = np.empty((3, values.shape[1]), np.float32)
-    made[:2] = values[1:]
-    made[2] = 1 / np.sqrt(values[2] + call.eps)
-    return torch.from_numpy(made[0]), torch.from_numpy(made[1]), torch.from_numpy(made[2])
-
-
-def _line_up(call: Call, moments: Tensor) -> Tensor:
-    """What the residual and the activation are applied to."""
-    mean, var, _ = _constants(call, moments)
-    return torch.native_batch_norm(call.x, *_parameters(call), mean, var, False, 0.0, call.eps)[0]
-
-
-def _finish(call: Call, z: Tensor, out: Tensor | None) -> Tensor:
-    """Add the residual and apply the activation, in z's own fresh memory where that can be."""
-    if call.residual is not None:
-        z.add_(call.residual)
-    y = z.relu_() if call.activation.kind == "relu" else call.activation.value(z)
-    return _alike(y, call.x) if out is None else out.copy_(y)
-
-
-def _before(dy: Tensor, call: Call, moments: Tensor) -> Tensor:
-    """The gradient before the activation; where that is flat it is zero, whatever comes in."""
-    z = _line_up(call, moments)
-    if call.residual is not None:
-        z.add_(call.residual)
-    dy = _in(dy, z.dtype)
-    if call.activation.kind == "relu":
-        return torch.ops.aten.threshold_backward.grad_input(dy, z, 0, grad_input=z)
-    slope = call.activation.slope(z)
-    return torch.where(slope != 0, dy * slope, 0.0)
-
-
-def _alike(y: Tensor, x: Tensor) -> Tensor:
-    """`y`, which is dense, in the dtype and the strides of ``torch.empty_like(x)``."""
-    if y.dtype is x.dtype:
-        strides = y.stride()
-        if strides == x.stride() or strides == torch.empty_like(x, device="meta").stride():
-            return y
-    return torch.empty_like(x).copy_(y)

@@ -1,0 +1,173 @@
+"""Torch's own training step without Numba: taken where it is as good, and never half taken."""
+
+import pytest
+import torch
+
+import oracle
+from batchnorm import BatchNorm2d, BatchNormAct2d
+from batchnorm.functional import batch_norm
+from batchnorm.kernels import native, numba, plain
+from batchnorm.kernels._activation import Activation
+from batchnorm.kernels._call import Call
+from batchnorm.kernels._native_step import Step
+
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+SHAPES = [(7, 3), (40, 513), (3, 2, 5), (2, 3, 4, 5), (4, 3, 1, 1), (2, 1, 3, 4), (2, 2, 3, 4, 5)]
+
+
+@pytest.fixture(autouse=True)
+def without_numba(monkeypatch):
+    monkeypatch.setattr(numba, "refuses", lambda call: "it is gone")
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """What steps gave: whether each was taken."""
+    taken, forward = [], Step.forward
+
+    def watched(self, *args):
+        y = forward(self, *args)
+        taken.append(y is not None)
+        return y
+
+    monkeypatch.setattr(Step, "forward", watched)
+    return taken
+
+
+def leaf(*shape, dtype=torch.float32):
+    return torch.randn(shape, dtype=torch.float64).to(dtype).requires_grad_()
+
+
+def run(x, weight, bias, momentum=0.3, **options):
+    """Output, gradients and running statistics."""
+    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+    running = [torch.zeros(x.shape[1], dtype=wide), torch.ones(x.shape[1], dtype=wide)]
+    count = torch.tensor(3)
+    x = x.detach().requires_grad_()
+    y = batch_norm(x, *running, weight, bias, True, momentum, num_batches_tracked=count, **options)
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    leaves = [t for t in (x, weight, bias) if t is not None]
+    return y, *torch.autograd.grad(y, leaves, dy.to(y.dtype)), *running, count
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("weight", "bias", "momentum", "activation"),
+    [(True, True, 0.3, None), (False, True, None, "relu"), (True, False, 1.0, "relu")],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_as_the_definition(dtype, weight, bias, momentum, activation, shape, last, answers):
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    x = torch.randn(shape, dtype=torch.float64).to(dtype)
+    if last:
+        x = x.contiguous(memory_format=FORMATS.get(len(shape), torch.contiguous_format))
+    w = leaf(shape[1], dtype=wide) if weight else None
+    b = leaf(shape[1], dtype=wide) if bias else None
+    options = {"momentum": momentum, "activation": activation}
+    got = run(x, w, b, **options)
+    expected = run(x, w, b, backend="plain", **options)
+    assert answers == [True]
+    tolerance = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 4e-2}[dtype]
+    for a, e in zip(got, expected, strict=True):
+        assert oracle.relative_error(a.detach(), e.detach().double()) <= tolerance
+        assert (a.dtype, a.stride()) == (e.dtype, e.stride())
+    again = run(x, w, b, **options)
+    assert all(torch.equal(a, e) for a, e in zip(again, got, strict=True))
+
+
+SPOILED = {
+    "a distant mean": lambda x: x.add_(1e4),
+    "one distant channel": lambda x: x[:, 2].add_(1e2),
+    "a constant channel": lambda x: x[:, 0].fill_(5.0),
+    "inf": lambda x: x[1, 1].fill_(float("inf")),
+    "NaN": lambda x: x[0, 2].fill_(float("nan")),
+    "what overflows a variance": lambda x: x.mul_(1e25),
+    "what overflows a mean": lambda x: x.fill_(3e38),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_batch_that_it_would_spoil_leaves_no_trace(name, answers):
+    x, (w, b) = torch.randn(9, 3, 4, 4), (leaf(3), leaf(3))
+    run(x, w, b)
+    SPOILED[name](x)
+    running = torch.full((3,), 0.1), torch.full((3,), 0.7)
+    count = torch.tensor(5)
+    call = Call(x, w, b, None, None, 1e-5, Activation())
+    step = native.step_of(call, *running)
+    assert step.forward(x, w, b, *running, count, 0.3) is None
+    assert [t._version for t in (*running, count)] == [0, 0, 0]
+    assert all(
+        torch.equal(t, torch.full((3,), value))
+        for t, value in zip(running, (0.1, 0.7), strict=True)
+    )
+    assert count == 5
+    for a, e in zip(run(x, w, b), run(x, w, b, backend="plain"), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert answers == [True, False, False]
+
+
+def test_statistics_may_move_between_forward_and_backward():
+    layer, twin = BatchNorm2d(3), torch.nn.BatchNorm2d(3)
+    a, b = torch.randn(2, 5, 3, 4, 4)
+    for one in (layer, twin):
+        (one(a).square() + one(b)).square().sum().backward()
+    for mine, theirs in zip(layer.state_dict().values(), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    before = layer.running_mean._version
+    loss = layer(a).square().sum()
+    layer.running_mean.zero_()  # torch's own would refuse
+    layer(b)
+    loss.backward()
+    assert layer.running_mean._version > before + 1
+
+
+def test_gradients_of_gradients(answers):
+    x, w, b = leaf(4, 2, 3, dtype=torch.float64), leaf(2, dtype=torch.float64), leaf(2, dtype=torch.float64)  # fmt: skip
+    for activation in (None, "relu"):
+
+        def call(*given, f=activation):
+            return batch_norm(given[0], None, None, *given[1:], True, activation=f)
+
+        torch.autograd.gradcheck(call, (x, w, b))
+        torch.autograd.gradgradcheck(call, (x, w, b))
+    assert all(answers)
+
+
+def test_a_layer_made_in_inference_mode_learns_outside_of_it(answers):
+    with torch.inference_mode():
+        layer = BatchNormAct2d(3, "relu", affine=False)
+    layer(leaf(5, 3, 4, 4)).sum().backward()
+    assert answers == [True]
+    assert layer.running_mean.abs().min() > 0
+    assert layer.num_batches_tracked == 1
+
+
+def test_what_it_does_not_take():
+    x, running = torch.randn(6, 3, 4, 4), (torch.zeros(3), torch.ones(3))
+    call = Call(x, leaf(3), leaf(3), None, None, 1e-5, Activation())
+    assert native.step_of(call, *running)
+    assert native.step_of(call, None, None)
+    for other in (
+        call._replace(x=x.half(), weight=call.weight.half()),
+        call._replace(x=x.double()),
+        call._replace(x=torch.randn(6, 5, 4, 4)[:, 1:4]),
+        call._replace(x=x.to("meta")),
+        call._replace(eps=1e-31),
+        call._replace(activation=Activation.parse("silu")),
+    ):
+        assert native.step_of(other, *running) is None
+    assert native.step_of(call, running[0], None) is None
+    assert native.step_of(call, running[0].double(), running[1].double()) is None
+
+
+def test_without_a_graph_nothing_is_kept(answers):
+    layer, x = BatchNorm2d(3), torch.randn(5, 3, 4, 4)
+    expected = plain.forward(Call(x, layer.weight, layer.bias, None, None, 1e-5, Activation()))[0]
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            torch.testing.assert_close(layer(x), expected)
+    assert layer.num_batches_tracked == 2
+    assert answers == [True, True]
