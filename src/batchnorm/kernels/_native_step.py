@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._native_whole import LARGE, NEAR, SMALL, width
-from batchnorm.kernels._numpy_running import count
 
 _FORMATS = {2: (), 3: (), 4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
 
@@ -67,32 +64,28 @@ class Step:
             y, *own = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, self._eps)
             return self._after(y) if self._kept(*own) else None
         mean, var, batches, momentum = running
+        if mean.is_inference() and not torch.is_inference_mode_enabled():
+            return None  # autograd would not keep it
         if momentum is None:
             momentum = 1 / (batches.item() + 1)
         # Autograd keeps those that the kernel moves, and would mind if they moved once more.
-        values = mean.numpy(), var.numpy()
-        before = [one.copy() for one in values]
-        moved = torch.from_numpy(values[0]), torch.from_numpy(values[1])
+        moved, before = (mean.data, var.data), (mean.clone(), var.clone())
         y, *own = torch.native_batch_norm(
             x, weight, bias, moved[0], moved[1], True, momentum, self._eps
         )
         if not self._kept(*own):
-            for one, kept in zip(values, before, strict=True):
-                one[:] = kept
+            for one, kept in zip(moved, before, strict=True):
+                one.copy_(kept)
             return None
         torch.autograd.graph.increment_version((mean, var))
         if batches is not None:
-            count(batches)
+            batches.add_(1)
         return self._after(y)
 
     def _kept(self, mean: Tensor, invstd: Tensor) -> bool:
         """Whether all digits are; not where the mean is distant, or anything is not finite."""
-        scale: NDArray[Any] = invstd.numpy()
-        with np.errstate(all="ignore"):
-            distance = np.abs(mean.numpy() * scale)
-        return bool(
-            np.maximum.reduce(distance) <= self._most and np.minimum.reduce(scale) >= self._least
-        )
+        distance = (mean * invstd).abs_().max().item()  # NaN is the largest, and the smallest
+        return distance <= self._most and invstd.min().item() >= self._least
 
     def _after(self, y: Tensor) -> Tensor:
         return y.relu_() if self._relu else y
