@@ -103,13 +103,16 @@ def moments(
 
     Raises:
         TypeError: if `x` is not a floating tensor or an axis is not an integer.
-        ValueError: for an axis that `x` does not have, or one that is named twice.
+        ValueError: for an axis that `x` does not have, or one that is named twice; a `keepdims`
+            that is neither True nor False.
 
     Example:
         >>> moments(torch.tensor([[1.0, 10.0], [3.0, 30.0]]), [0])
         (tensor([ 2., 20.]), tensor([  1., 100.]))
     """
     _floating("x", x)
+    if not isinstance(keepdims, int) or keepdims not in (0, 1):
+        raise ValueError(f"keepdims is {keepdims!r}, expected True or False")
     dims = _dims(x, axes)
     if not dims:  # torch takes no axes for all axes
         return x.clone(), x - x
@@ -137,7 +140,7 @@ def _floating(name: str, value: object, expected: str = "a tensor") -> Tensor:
 
 
 def _check_epsilon(value: float) -> None:
-    number = isinstance(value, Real)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not 0 <= value < math.inf:
         raise (ValueError if number else TypeError)(
             f"variance_epsilon is {value if number else 'a ' + type(value).__name__}, expected a "
@@ -147,7 +150,7 @@ def _check_epsilon(value: float) -> None:
 
 
 def _tensor(name: str, value: Tensor | float | None, x: Tensor) -> Tensor:
-    if isinstance(value, Real):
+    if isinstance(value, Real) and not isinstance(value, bool):
         return torch.tensor(value, dtype=_arithmetic(x), device=x.device)
     tensor = _floating(name, value, "a tensor or a number")
     one_number = tensor.ndim == 0 and tensor.device.type == "cpu"  # goes with any device in torch
@@ -180,7 +183,10 @@ def _dims(x: Tensor, axes: int | Iterable[int] | None) -> tuple[int, ...]:
     if axes is None:
         return tuple(range(x.ndim))
     try:
-        listed = [operator.index(axis) for axis in (axes if isinstance(axes, Iterable) else [axes])]
+        given = list(axes) if isinstance(axes, Iterable) else [axes]
+        listed = [operator.index(axis) for axis in given]
+        if any(isinstance(axis, bool) for axis in given):
+            raise TypeError
     except TypeError:
         raise TypeError(f"axes is {axes!r}, expected integers such as [0, 2, 3]") from None
     for axis in listed:

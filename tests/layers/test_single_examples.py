@@ -106,3 +106,19 @@ def test_two_axes_in_1d_are_a_batch_under_vmap_too():
     layer, twin = BatchNorm1d(3), BatchNorm1d(3)
     torch.testing.assert_close(vmap(layer)(x[:, None])[:, 0], twin(x))
     torch.testing.assert_close(buffers(layer), buffers(twin))
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_each_chunk_of_a_map_is_a_batch(single):
+    model = BatchNorm2d(2).double()
+    twin = copy.deepcopy(model)
+    x = IMAGES if single else IMAGES[:, None]
+    y = vmap(model, chunk_size=4)(x)
+    parts = [twin(part) for part in IMAGES.split(4)]
+    torch.testing.assert_close(y.view_as(IMAGES), torch.cat(parts))
+    torch.testing.assert_close(buffers(model), buffers(twin))
+    assert model.num_batches_tracked == 2
+    assert not torch.allclose(y.view_as(IMAGES), vmap(model)(x).view_as(IMAGES))
+    model.statistics = "running"  # no statistics of a batch, so that chunks make no difference
+    model.update = False
+    torch.testing.assert_close(vmap(model, chunk_size=4)(x), vmap(model)(x))

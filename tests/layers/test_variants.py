@@ -288,3 +288,35 @@ def test_what_is_rare_is_looked_at_when_it_is_set():
         setattr(layer, name, before)
     assert layer.plain
     assert not BatchRenorm1d(3).plain
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_each_domain_has_of_its_own_is_told_where_it_is(own):
+    layer = batchnorm.DomainBatchNorm2d(3, domains=2, own_affine=own)
+    there = {"running_mean", "running_var", "num_batches_tracked", *(("weight", "bias") * own)}
+    assert {name for name in layer.state_dict() if "0" in name} == {f"domains.0.{n}" for n in there}
+    for name in (*there, "momentum", "statistics", "num_features", "reset_running_stats"):
+        kept = rf", in the state dict domains\.0\.{name}$" if name in there else ""
+        told = rf"DomainBatchNorm2d has no {name} of its own, .* layer\.domains\[0\]\.{name} is"
+        with pytest.raises(AttributeError, match=rf"{told} that of the first{kept}"):
+            getattr(layer, name)
+        assert getattr(layer.domains[0], name) is not None
+    assert (layer.weight is not None) if not own else not hasattr(layer, "weight")
+    with pytest.raises(
+        AttributeError, match=r"^'DomainBatchNorm2d' object has no attribute 'mean'"
+    ):
+        _ = layer.mean
+
+
+def test_what_would_have_no_effect_on_a_layer_of_domains_cannot_be_set():
+    layer = batchnorm.DomainBatchNorm1d(3, domains=2)
+    for name, value in (("update", False), ("statistics", "running")):
+        told = rf"no {name} of its own.*batchnorm\.switches\(layer, {name}=\.\.\.\) sets it for all"
+        with pytest.raises(AttributeError, match=told):
+            setattr(layer, name, value)
+    for name, value in (("momentum", 0.5), ("running_mean", torch.ones(3)), ("axis", -1)):
+        with pytest.raises(AttributeError, match=rf"layer\.domains\[0\]\.{name} is that of the"):
+            setattr(layer, name, value)
+    layer.weight = torch.nn.Parameter(torch.full((3,), 2.0))
+    layer.train().domain = 1
+    torch.testing.assert_close(layer(torch.randn(40, 3)).var(0, correction=0).sqrt(), layer.weight)

@@ -10,13 +10,16 @@ from torch import Tensor
 
 from batchnorm.functional._check_kinds import (
     FLOATING,
+    check_share,
     check_tensors,
+    no_eps,
     no_tensor,
 )
 from batchnorm.functional._hidden import hidden, pools, whole_shape
 from batchnorm.functional._running import Running
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._in_place import KINDS as INVERTIBLE
+from batchnorm.moments import widest
 
 
 def check(
@@ -47,13 +50,13 @@ def check(
         )
     try:
         _check_channel_values(x, running_mean, running_var, weight, bias, axis)
-        good = 0 < eps < math.inf
+        good = 0 < eps < math.inf and eps is not True
     except (AttributeError, TypeError):
         named = {"running_mean": running_mean, "running_var": running_var}
         check_tensors(f"({x.shape[1]},)", **named, weight=weight, bias=bias)
         good = False
     if not good:
-        raise ValueError(f"eps={eps!r}; batch_norm eps must be positive, a number such as 1e-5")
+        raise no_eps("eps", eps)
     if training:
         if several:
             _check_several(x, axis, weight, bias, running_mean)
@@ -192,14 +195,19 @@ def check_momentum(running: Running) -> None:
                 "expected it as a tensor, torch.tensor(0), or a momentum such as 0.1"
             )
         return
-    try:
-        good = 0 <= momentum <= 1
-    except TypeError:
-        good = False
-    if not good:
+    check_share("momentum", momentum)
+
+
+def check_pool(pool: Any, x: Tensor) -> None:
+    """Check that moments can be gathered in `pool`."""
+    shape, dtype = (3, x.shape[1]), widest(x.device)
+    expected = f"{dtype} of shape {shape} on {x.device}, such as torch.zeros{shape} made there"
+    if not isinstance(pool, Tensor):
+        raise no_tensor("pool", pool, f"a tensor, {expected}")
+    if pool.shape != shape or pool.dtype != dtype or pool.device != x.device:
         raise ValueError(
-            f"momentum={momentum!r}; expected None or the share of the new batch, from 0 to 1 "
-            f"(torch's 0.1 is 0.9 in frameworks that give the share of the old)"
+            f"pool is {pool.dtype} of shape {tuple(pool.shape)} on {pool.device}; expected "
+            f"{expected}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from typing import Any
 
@@ -9,8 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from batchnorm.kernels._check import check_switch as check_switch
+
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _INTEGERS = (int, np.integer)
+_FLAGS = (int, np.bool_)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -94,7 +98,59 @@ def _way_to_a_module(model: Any) -> str:
     return "Make one: nn.Sequential(*layers)"
 
 
-def check_switch(name: str, value: object) -> None:
-    """Check that this is on or off: any other text or object would count as on."""
-    if not isinstance(value, bool):
+def check_flag(name: str, value: object) -> None:
+    """Check an argument of torch's that is on or off, which may also be 1, 0 or None there."""
+    if value is not None and not (isinstance(value, _FLAGS) and value in (0, 1)):
         raise ValueError(f"{name}={value!r}; expected True or False")
+
+
+def check_flags(**flags: object) -> None:
+    """As `check_flag`, of each."""
+    for name, value in flags.items():
+        check_flag(name, value)
+
+
+def check_eps(name: str, eps: Any) -> None:
+    """Check that this is a number; like torch's, one not above zero is refused by the call."""
+    try:
+        good = not isinstance(eps, bool) and math.isfinite(eps)
+    except (TypeError, ValueError, RuntimeError):
+        good = False
+    if not good:
+        raise no_eps(name, eps)
+
+
+def no_eps(name: str, eps: object) -> ValueError:
+    """The error for what cannot be added to a variance to keep the root away from zero."""
+    return ValueError(f"{name}={eps!r}; batch_norm eps must be positive, a number such as 1e-5")
+
+
+def check_share(name: str, momentum: Any) -> None:
+    """Check the share of a new batch in the running statistics."""
+    try:
+        good = momentum is None or (not isinstance(momentum, bool) and 0 <= momentum <= 1)
+    except (TypeError, ValueError, RuntimeError):
+        good = False
+    if not good:
+        raise ValueError(
+            f"{name}={momentum!r}; expected None or the share of the new batch, from 0 to 1 "
+            f"(torch's 0.1 is 0.9 in frameworks that give the share of the old)"
+        )
+
+
+def check_place(device: Any, dtype: Any) -> None:
+    """Check where a layer's tensors are to be made, and of which type."""
+    if dtype not in (None, float, *FLOATING):
+        raise ValueError(
+            f"dtype={dtype!r}; expected None or one of {', '.join(map(str, FLOATING))}, in which "
+            f"the parameters are made"
+        )
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:
+        raise ValueError(
+            f"device={device!r} cannot be had: {str(error).splitlines()[0]}; expected None, a name "
+            f"such as 'cpu', 'cuda:0' or 'meta', or a torch.device"
+        ) from error

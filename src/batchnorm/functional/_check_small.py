@@ -68,7 +68,7 @@ def check_renorm(renorm: Any) -> None:
             f"(3.0, 5.0)"
         ) from None
     try:
-        within = r_max >= 1 and d_max >= 0
+        within = r_max >= 1 and d_max >= 0 and not {type(r_max), type(d_max)} & {bool}
     except TypeError:
         within = False
     if not within:

@@ -21,6 +21,7 @@ from batchnorm.functional._check import (
     check,
     check_invertible,
     check_momentum,
+    check_pool,
     check_residual,
 )
 from batchnorm.functional._check_kinds import check_axis
@@ -123,6 +124,8 @@ def _checked(
     several = training and not group and (rare is None or rare.one_value == "raise")
     check(x, weight, bias, running, training, eps, axis, several)
     check_momentum(running)
+    if running.pool is not None:
+        check_pool(running.pool, x)
     if mask is not None:
         mask = position_mask(mask, x, axis, training and not group)
     if inplace:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from batchnorm.functional._check_kinds import check_count, check_input
+from batchnorm.functional._check_kinds import check_axis, check_count, check_input, check_switch
 from batchnorm.functional._normalize import Rare, normalize
 from batchnorm.functional._running import Running
 from batchnorm.kernels._activation import Activation
@@ -151,6 +151,9 @@ def batch_norm(
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
     """
     check_input("x", x)
+    on_or_off = type(training) is type(inplace) is type(bias_correction) is bool
+    if not (on_or_off and type(axis) is int and (update is None or type(update) is bool)):
+        _check_rest(x, training, axis, inplace, update, bias_correction)
     if num_batches_tracked is not None:
         check_count("num_batches_tracked", num_batches_tracked)
     if skipped is not None:
@@ -172,3 +175,20 @@ def batch_norm(
     )
     options = weight, bias, running, training, eps, activation, backend, rare, inplace
     return normalize(x, residual, mask, axis, options)
+
+
+def _check_rest(
+    x: Tensor,
+    training: object,
+    axis: object,
+    inplace: object,
+    update: object,
+    bias_correction: object,
+) -> None:
+    """What is neither on nor off would count as on, and True or 1.0 as an axis."""
+    switches = {"training": training, "inplace": inplace, "bias_correction": bias_correction}
+    for name, value in switches.items():
+        check_switch(name, value)
+    if update is not None:
+        check_switch("update", update)
+    check_axis(axis, x.dim(), f"x of {x.dim()} dimensions")

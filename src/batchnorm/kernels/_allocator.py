@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+from batchnorm.kernels._check import check_switch
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _NEVER, _MOST = -1, 2**30
 _USUAL_TRIM, _USUAL_MMAP = 2**26, 2**25  # to which glibc's own grow where large memory is freed
@@ -26,6 +28,9 @@ def keep_freed_memory(keep: bool = True) -> bool:
     Returns:
         Whether the C library does so: only glibc (Linux, other than Alpine) can be told.
 
+    Raises:
+        ValueError: `keep` is neither True nor False.
+
     Example:
         >>> keep_freed_memory() in (True, False)
         True
@@ -34,6 +39,7 @@ def keep_freed_memory(keep: bool = True) -> bool:
 
     Source: mallopt(3), M_MMAP_THRESHOLD (tensors up to 1 GB) and M_TRIM_THRESHOLD.
     """
+    check_switch("keep", keep)
     try:
         library: Any = ctypes.CDLL(None)
         tell, trim = library.mallopt, library.malloc_trim

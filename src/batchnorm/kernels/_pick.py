@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from batchnorm.kernels import native, numba, plain
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Backend, Call
+from batchnorm.kernels._check import check_asked
 
 ORDER: tuple[Backend, ...] = (numba, native, plain)
 
@@ -87,7 +88,8 @@ def backends(
         Rows of a name, whether it is chosen, and for what or why not, in the order of asking.
 
     Raises:
-        ValueError: an activation that is not known.
+        ValueError: an activation that is not known, a shape or dtype that `batch_norm` refuses.
+        TypeError: what is no tensor.
 
     Example:
         >>> import torch
@@ -98,6 +100,7 @@ def backends(
     """
     if x is None:
         return Backends(tuple(Row(b.name, *b.here()) for b in ORDER))
+    mask = check_asked(x, residual, mask)
     call = Call(x, None, None, residual, mask, 1e-5, Activation.parse(activation))
     chosen = pick(call)
     return Backends(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from batchnorm.kernels import numba
+from batchnorm.kernels._check import check_switch
 from batchnorm.kernels._takes import DTYPES
 
 
@@ -71,17 +72,23 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
 
     Raises:
         ValueError: a dtype that has no kernel.
+        TypeError: dtypes that are not several, such as one alone.
 
     Example:
         >>> ready = warmup()
         >>> ready.reason is None and all(row.seconds >= 0 for row in ready.rows)
         True
     """
+    check_switch("everything", everything)
+    known = ", ".join(str(d) for d in DTYPES)
+    if isinstance(dtypes, str) or not isinstance(dtypes, Iterable):
+        raise TypeError(f"dtypes={dtypes!r}; expected several, [torch.float32] or more of {known}")
     dtypes = tuple(dtypes)
     for dtype in dtypes:
         if dtype not in DTYPES:
-            known = ", ".join(str(d) for d in DTYPES)
-            raise ValueError(f"warmup has no kernel for {dtype}; expected some of {known}")
+            raise ValueError(
+                f"dtypes holds {dtype!r}: no kernel for {dtype}; expected some of {known}"
+            )
     runs, reason = numba.here()
     if not runs:
         return Warmup((), reason)

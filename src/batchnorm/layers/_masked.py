@@ -171,11 +171,13 @@ def lengths_mask(lengths: Tensor, longest: int | None = None) -> Tensor:
             f"None for the largest of lengths"
         )
     if longest is None:
-        longest = int(lengths.max()) if len(lengths) else 0
+        longest = max(int(lengths.max()), 0) if len(lengths) else 0
+    elif longest < 0:
+        raise ValueError(f"longest={longest}; expected the padded length, 0 or more")
     looked = lengths.is_cpu and not torch.compiler.is_compiling()
     if looked and len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= longest:
         raise ValueError(
             f"lengths run from {int(lengths.min())} to {int(lengths.max())}; expected 0 to "
-            f"{longest}, the padded length: give it as longest="
+            f"{longest}, the padded length, which longest= says"
         )
     return torch.arange(longest, device=lengths.device) < lengths[:, None]

@@ -1,4 +1,4 @@
-"""An option that a constructor has not: which was meant, or where it lives."""
+"""What an option takes; one that a constructor has not: which was meant, or where it lives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
+from batchnorm.functional._check_kinds import check_eps, check_flag, check_share, check_switch
+
 P = ParamSpec("P")
+
+# Of attributes, whenever they are set; those not named here are looked at by the call.
+CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "eps": check_eps,
+    "momentum": check_share,
+    "affine": check_flag,
+    "track_running_stats": check_flag,
+    "update": check_switch,
+    "bias_correction": check_switch,
+    "inplace": check_switch,
+}
 
 _ACT = "BatchNormAct1d, 2d and 3d have it"
 _RENORM = "BatchRenorm1d, 2d and 3d have r_max and d_max"

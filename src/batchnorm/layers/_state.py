@@ -13,14 +13,14 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.functional import _group
-from batchnorm.functional._check_kinds import check_axis, check_channels, check_switch
+from batchnorm.functional._check_kinds import check_axis, check_channels, check_flags, check_place
 from batchnorm.functional._check_small import check_small
 from batchnorm.functional._normalize import Rare, normalize
 from batchnorm.functional._running import Running
 from batchnorm.kernels._activation import Activation
 from batchnorm.layers._buffers import keep, place_count, take_count, widen
 from batchnorm.layers._foreign import OWN, Refusal, called, jit_traced, refuse_script
-from batchnorm.layers._options import knowing_its_options
+from batchnorm.layers._options import CHECKS, knowing_its_options
 from batchnorm.layers._passes import Given, Passes
 from batchnorm.layers._rows import prepared, rewrapped, telling
 
@@ -82,6 +82,8 @@ class Layer(_NormBase):
     ) -> None:
         check_channels(num_features)
         check_axis(axis, max(self.ranks), f"input of {max(self.ranks)} dimensions")
+        check_flags(weight=weight, bias=bias)
+        check_place(device, dtype)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         if not weight:
             self.register_parameter("weight", None)
@@ -115,8 +117,8 @@ class Layer(_NormBase):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As torch's; what a call would have to look at each time is looked at here."""
-        if name == "update":
-            check_switch(name, value)
+        if name in CHECKS:
+            CHECKS[name](name, value)
         super().__setattr__(name, value)
         if name in _RARE:
             usual = all(getattr(self, one) is default for one, default in _RARE.items())

@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from batchnorm.functional._check_kinds import WHOLE, whole
+from batchnorm.functional._check_kinds import WHOLE, check_flags, whole
 from batchnorm.functional._hidden import hidden
+from batchnorm.layers._of_each import OfEach
 from batchnorm.layers._passes import InDomain, Passes
 from batchnorm.layers._rows import telling
 from batchnorm.layers._state import Layer
 from batchnorm.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
 
-class DomainBatchNorm1d(nn.Module):
+class DomainBatchNorm1d(OfEach):
     """`BatchNorm1d` with statistics of their own for each of several domains.
 
     Gamma and beta are shared, or with ``own_affine=True`` each domain's too. Each domain is a
@@ -79,6 +80,7 @@ class DomainBatchNorm1d(nn.Module):
         super().__init__()
         if not whole(domains) or domains < 1:
             raise ValueError(f"domains={domains!r}; expected how many there are, 1 or more")
+        check_flags(affine=affine, own_affine=own_affine, weight=weight, bias=bias)
         if own_affine and affine:
             own |= {"weight": weight, "bias": bias}
         arguments = (eps, momentum, own_affine and affine, track_running_stats, device, dtype)
@@ -87,9 +89,9 @@ class DomainBatchNorm1d(nn.Module):
         )
         self.own_affine = own_affine
         for name, there, fill in (("weight", weight, torch.ones), ("bias", bias, torch.zeros)):
-            shared = there and affine and not own_affine
-            value = fill(num_features, device=device, dtype=dtype) if shared else None
-            self.register_parameter(name, None if value is None else nn.Parameter(value))
+            value = fill(num_features, device=device, dtype=dtype) if there and affine else None
+            if value is None or not own_affine:  # else each domain's
+                self.register_parameter(name, None if value is None else nn.Parameter(value))
 
     def forward(
         self, input: Tensor, domain: int | Tensor | None = None, *, mask: Tensor | None = None

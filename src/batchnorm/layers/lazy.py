@@ -10,7 +10,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
-from batchnorm.functional._check_kinds import check_axis
+from batchnorm.functional._check_kinds import check_axis, check_flags
 from batchnorm.layers._rows import check_rank, telling, with_batch_axis
 from batchnorm.layers._state import Layer
 from batchnorm.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
@@ -42,6 +42,7 @@ class _Lazy(LazyModuleMixin, Layer):
         bias: bool = True,
         **own: Any,
     ) -> None:
+        check_flags(weight=weight, bias=bias)
         mixin: Any = LazyModuleMixin  # whose __init__ goes on to Layer's, past torch's lazy one
         mixin.__init__(self, 0, eps, momentum, False, False, device, dtype, **own)
         parameter: Any = UninitializedParameter
@@ -51,7 +52,7 @@ class _Lazy(LazyModuleMixin, Layer):
             if there:
                 self.register_parameter(name, parameter(device=device, dtype=dtype))
         if track_running_stats:
-            kind = torch.get_default_dtype() if dtype is None else dtype
+            kind = torch.empty(0, dtype=dtype, device="meta").dtype
             wide = torch.float32 if kind.itemsize < 4 else kind
             for name in ("running_mean", "running_var"):
                 self.register_buffer(name, buffer(device=device, dtype=wide))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from batchnorm.functional._check_kinds import check_flag
 from batchnorm.functional._check_small import check_renorm
 from batchnorm.layers._state import Layer
 from batchnorm.layers.batch_norm import BatchNorm1d
@@ -65,6 +66,7 @@ class BatchRenorm1d(Layer):
         d_max: float = 5.0,
         **own: Any,
     ) -> None:
+        check_flag("track_running_stats", track_running_stats)
         if not track_running_stats:
             raise ValueError(
                 "track_running_stats=False; batch renormalization expects running statistics, "

@@ -49,6 +49,11 @@ def watched(model: nn.Module, layers: Layers | None) -> dict[str, nn.Module]:
                 "as in layers=torch.nn.Linear"
             )
         return found
+    if not isinstance(layers, Iterable | type):
+        raise TypeError(
+            f"layers is {layers!r}: expected the path of a layer, such as {list(modules)[-1]!r}, a "
+            "type, such as torch.nn.Linear, or several of them"
+        )
     asked = [layers] if isinstance(layers, str | type) else list(layers)
     wanted = {path for one in asked for path in _paths(modules, one, name)}
     if not wanted:

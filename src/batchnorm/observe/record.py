@@ -1,11 +1,11 @@
 """Record what the hidden units' distributions do while a model trains."""
 
-import math
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 import torch
 from torch import nn
@@ -149,7 +149,13 @@ def record(
     from batchnorm.observe._rows import Record
 
     every, bins = _whole("every", every), _whole("bins", bins)
-    _check(model, percentiles, writer)
+    _check(model, writer)
+    percentiles = _percentiles(percentiles)
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer is {optimizer!r}: expected the torch.optim.Optimizer whose steps are the "
+            "steps, or None to count the model's"
+        )
     found = watched(model, layers)
     seen = Record(found, percentiles, bins, writer)
     return Recording(seen, Watch(model, found, every, optimizer, seen.take))
@@ -157,7 +163,7 @@ def record(
 
 def _whole(name: str, value: Any) -> int:
     try:
-        number = operator.index(value)
+        number = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = 0
     if number < 1:
@@ -165,7 +171,18 @@ def _whole(name: str, value: Any) -> int:
     return number
 
 
-def _check(model: Any, percentiles: Sequence[float], writer: Any) -> None:
+def _percentiles(given: Any) -> list[float]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"percentiles is {given!r}: expected several numbers from 0 to 100")
+    percentiles = list(cast("Iterable[Any]", given))
+    for percent in percentiles:
+        number = -1.0 if isinstance(percent, bool) or not isinstance(percent, Real) else percent
+        if not 0 <= float(number) <= 100:
+            raise ValueError(f"percentiles holds {percent!r}: expected numbers from 0 to 100")
+    return percentiles
+
+
+def _check(model: Any, writer: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is {type(model).__name__}: expected a torch.nn.Module to watch")
     if isinstance(model, torch.jit.ScriptModule):
@@ -173,9 +190,6 @@ def _check(model: Any, percentiles: Sequence[float], writer: Any) -> None:
             f"{type(model).__name__} runs outside of Python, where nothing can be watched: record "
             "the model that it was made from"
         )
-    for percent in percentiles:
-        if not (0 <= percent <= 100 and math.isfinite(percent)):
-            raise ValueError(f"percentiles holds {percent!r}: expected numbers from 0 to 100")
     for name in ("add_scalar", "add_histogram") if writer is not None else ():
         if not callable(getattr(writer, name, None)):
             raise TypeError(

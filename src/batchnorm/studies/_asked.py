@@ -175,12 +175,15 @@ def folder_of(out: object) -> Path:
     return Path(os.fsdecode(out))
 
 
-def check_calls(executor: object, on_progress: object) -> None:
-    """Refuse what cannot take trials, or cannot be called.
+def check_calls(executor: object, on_progress: object, fresh: object) -> None:
+    """Refuse what cannot take trials, cannot be called, or is neither on nor off.
 
     Raises:
         TypeError: naming it.
+        ValueError: a `fresh` of any other kind, which would count as on and forget what there is.
     """
+    if not isinstance(fresh, bool):
+        raise ValueError(f"fresh is {fresh!r}: expected True, to begin anew, or False")
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise TypeError(
             f"executor is {executor!r}: expected a concurrent.futures executor, or None for "

@@ -152,7 +152,7 @@ def study(
     from batchnorm.studies._plan import chosen, planned
 
     studies, setup = chosen(names), asked.setup_of(model, data, scale, seed)
-    asked.check_calls(executor, on_progress)
+    asked.check_calls(executor, on_progress, fresh)
     workers, folder = asked.processes(jobs), asked.folder_of(out)
     check(folder)
     context = Context()

@@ -24,7 +24,10 @@ OURS: dict[type[nn.Module], type[Layer]] = {
 }
 SCRIPTED = {kind.__name__ for kind in OURS}
 # What a layer is when it is made; all else that ours has and torch's has not is an option.
-GIVEN = ("weight", "bias", "axis")
+GIVEN = (
+    "num_features", "eps", "momentum", "affine", "track_running_stats", "device", "dtype",
+    "weight", "bias", "axis",
+)  # fmt: skip
 
 
 def adopted(model: nn.Module, example: Any, options: dict[str, Any]) -> Changes:
@@ -60,7 +63,7 @@ def _check(options: dict[str, Any]) -> None:
     if fixed := [name for name in options if name in GIVEN]:
         raise TypeError(
             f"{fixed[0]}={options[fixed[0]]!r} is no option of adopt: layers keep the {fixed[0]} "
-            "that they have; make a layer that has another"
+            "that they have; expected what torch's have not: make a layer that has another"
         )
     BatchNorm1d(1, device="meta", **options)
 
@@ -83,15 +86,11 @@ def _ours(norm: _BatchNorm, options: dict[str, Any]) -> Layer | str:
         return "a forward was put on it, which may do otherwise"
     if vars(norm).get("qconfig") is not None:
         return "is to be quantized, by what knows torch's classes alone: it has a qconfig"
-    made = OURS[kind](
-        norm.num_features,
-        norm.eps,
-        norm.momentum,
-        norm.affine,
-        norm.track_running_stats,
-        device="meta",
-        **options,
-    )
+    own = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    try:
+        made = OURS[kind](*own, device="meta", **options)
+    except ValueError as error:
+        return f"has what ours refuses: {error}"
     kept = {*vars(norm), *norm._buffers, *norm._parameters, *norm._modules}
     for name in sorted(kept & {*dir(made)} - {*dir(kind(1, device="meta")), "qconfig"}):
         return f"has an attribute {name!r} of its own, which means something else in ours"

@@ -11,6 +11,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from batchnorm.copies import undisturbed
+from batchnorm.functional._check_kinds import check_switch, whole
 from batchnorm.surgery._batches import Forward, batches_of
 from batchnorm.surgery._changes import Changes
 from batchnorm.surgery._measured import Measured, calibrate
@@ -25,7 +26,13 @@ def recalibrated(
     forward: Forward | None,
 ) -> Changes:
     """As :func:`batchnorm.surgery.recalibrate` says."""
-    _check(model, batches, examples, prior, layer_by_layer)
+    _check(model, batches, layer_by_layer)
+    _check_numbers(examples, prior)
+    if forward is not None and not callable(forward):
+        raise TypeError(
+            f"forward is {forward!r}; expected a function that calls the model on a batch, "
+            "lambda model, batch: model(batch[0]), or None"
+        )
     norms, skipped = _norms(model)
     if not norms:
         return Changes(model, [], skipped)
@@ -55,13 +62,7 @@ def recalibrated(
     return Changes(model, changed, skipped)
 
 
-def _check(
-    model: nn.Module,
-    batches: Iterable[Any],
-    examples: int | None,
-    prior: float,
-    layer_by_layer: bool,
-) -> None:
+def _check(model: nn.Module, batches: Iterable[Any], layer_by_layer: bool) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"recalibrate takes a model, a torch.nn.Module; got {type(model).__name__} "
@@ -82,16 +83,27 @@ def _check(
             f"batches is a {got}; expected several batches, such as a DataLoader, a list of "
             "tensors, or x.split(100)"
         )
+    check_switch("layer_by_layer", layer_by_layer)
     if layer_by_layer and iter(batches) is batches:
         raise TypeError(
             f"batches is a {type(batches).__name__}, which can be gone through once; "
             "layer_by_layer takes one pass a batch norm: give a list or a DataLoader, or leave it "
             "out"
         )
-    if examples is not None and (isinstance(examples, bool) or examples < 1):
-        raise ValueError(f"examples is {examples}; expected at least 1, or None for all there are")
-    if not 0 <= prior < float("inf"):
-        raise ValueError(f"prior is {prior}; expected a number of examples, 0 or more")
+
+
+def _check_numbers(examples: Any, prior: Any) -> None:
+    if examples is not None and not (whole(examples) and examples >= 1):
+        raise ValueError(
+            f"examples is {examples!r}; expected a whole number, at least 1, or None for all there "
+            "are"
+        )
+    try:
+        good = not isinstance(prior, bool) and 0 <= prior < float("inf")
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"prior is {prior!r}; expected a number of examples, 0 or more")
 
 
 def _norms(model: nn.Module) -> tuple[dict[str, Measured], list[tuple[str, str]]]:

@@ -79,9 +79,13 @@ def removal(
     if any(extra_arguments(site) for site, _ in sites):
         return Refusal("called with more than its input (a residual, a mask), which would be lost")
     fresh = is_fresh(norm)
-    if not fresh and norm.running_mean is None:
+    of_batch = norm.running_mean is None or getattr(norm, "statistics", "auto") == "batch"
+    if not fresh and of_batch:
+        why = "keeps no running statistics"
+        if norm.running_mean is not None:
+            why = 'its statistics are set to "batch"'
         return Refusal(
-            "it has been trained and keeps no running statistics: what it computes in evaluation "
+            f"it has been trained and {why}: what it computes in evaluation "
             "depends on the batch, and no layer computes that"
         )
     layers, why = _feeders(sites, readings, modules)
