@@ -95,8 +95,8 @@ def _check(model: nn.Module, batches: Iterable[Any], layer_by_layer: bool) -> No
 def _check_numbers(examples: Any, prior: Any) -> None:
     if examples is not None and not (whole(examples) and examples >= 1):
         raise ValueError(
-            f"examples is {examples!r}; expected a whole number, at least 1, or None for all there "
-            "are"
+            f"examples is {examples!r}; expected at least 1, or None for all there are, a whole "
+            "number"
         )
     try:
         good = not isinstance(prior, bool) and 0 <= prior < float("inf")
