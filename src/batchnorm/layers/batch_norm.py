@@ -21,7 +21,8 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
     Args:
         num_features: C.
         eps: added to the variance; above zero.
-        momentum: the share of the new batch in the running statistics; None for the plain average.
+        momentum: the share of the new batch in the running statistics, from 0 to 1; None for the
+            plain average.
         affine: learn gamma (`weight`) and beta (`bias`).
         track_running_stats: keep running statistics; without them evaluation uses the batch's.
         device: where parameters and buffers are made.
@@ -47,8 +48,8 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
         skipped: how many batches were kept out of the running statistics for being not finite.
 
     Raises:
-        ValueError: input of another rank or number of channels, or one value per channel in
-            training.
+        ValueError: an argument of the wrong kind or out of its range, when it is given; input of
+            another rank or number of channels, or one value per channel in training.
 
     Example:
         >>> layer = BatchNorm1d(2)

@@ -41,6 +41,7 @@ class DomainBatchNorm1d(OfEach):
 
     Raises:
         ValueError: as `BatchNorm1d`; no domain, or one that there is not.
+        AttributeError: what each domain has, such as `running_mean`, asked of the layer itself.
 
     Example:
         >>> layer = DomainBatchNorm1d(2, domains=3)
@@ -135,8 +136,7 @@ class DomainBatchNorm1d(OfEach):
         if domain is None:
             raise ValueError(
                 f"no domain was given; expected one of 0 to {len(self.domains) - 1}, or a tensor "
-                f"of one for each example: layer(x, domain), or around a model's call "
-                f"with batchnorm.in_domain(model, domain)"
+                f"of one for each example: layer(x, domain), or with in_domain(model, domain)"
             )
         plain = isinstance(input, Tensor) and not input.is_nested
         if not isinstance(domain, Tensor):
