@@ -450,13 +450,12 @@ def test_what_cannot_be_familiar_is_learned_once(monkeypatch):
     assert len(asked) == 1
 
 
-def test_switches_that_are_no_bool_count_as_they_are_now():
+def test_switches_that_are_no_bool_are_refused_of_calls_that_were_made_before_too():
     x, mean, var = images(), torch.zeros(6), torch.ones(6)
-    training = torch.tensor(True)
     for _ in range(2):
-        batch_norm(x, mean, var, training=training)
-    expected = batch_norm(x, mean.fill_(2), var.fill_(3), training=False)
-    assert torch.equal(batch_norm(x, mean, var, training=training.fill_(False)), expected)
+        batch_norm(x, mean, var, training=True)
+    with pytest.raises(ValueError, match="expected True or False"):
+        batch_norm(x, mean, var, training=torch.tensor(True))
 
 
 def test_a_spoiled_batch_is_kept_out():

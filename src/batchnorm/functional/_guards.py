@@ -22,6 +22,10 @@ class Guards:
     def __init__(self) -> None:
         self._kinds: list[tuple[Any, Any]] = []
 
+    def full(self) -> bool:
+        """Whether no more kinds are kept."""
+        return len(self._kinds) >= _MOST
+
     def find(self, tensors: tuple[Tensor, ...]) -> Any:
         """What is known of such tensors, or None."""
         for check, known in self._kinds:
@@ -31,7 +35,7 @@ class Guards:
 
     def keep(self, tensors: tuple[Tensor, ...], known: Any) -> None:
         """Remember what is known of such tensors, unless there are too many kinds."""
-        if len(self._kinds) < _MOST:
+        if not self.full():
             make: Any = guards.TensorGuards  # whose stub is wrong about sizes
             guard = make(
                 *tensors,

@@ -1,36 +1,32 @@
-"""What all layers share: parameters, buffers and the one call that forward makes."""
+"""What all layers share: parameters, buffers and options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.fx import Proxy
 from torch.nn import init
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.functional import _group
 from batchnorm.functional._check_kinds import check_axis, check_channels, check_flags, check_place
 from batchnorm.functional._check_small import check_small
-from batchnorm.functional._normalize import Rare, normalize
-from batchnorm.functional._running import Running
-from batchnorm.kernels._activation import Activation
+from batchnorm.functional._usual import Usual
 from batchnorm.layers._buffers import keep, place_count, take_count, widen
-from batchnorm.layers._foreign import OWN, Refusal, called, jit_traced, refuse_script
+from batchnorm.layers._calls import normalized
+from batchnorm.layers._foreign import OWN, Refusal, jit_traced, refuse_script
 from batchnorm.layers._options import CHECKS, knowing_its_options
 from batchnorm.layers._passes import Given, Passes
-from batchnorm.layers._rows import prepared, rewrapped, telling
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     from batchnorm.layers._masked import Ambient
 
-Input = TypeVar("Input", Tensor, PackedSequence)
 _COUNT = "num_batches_tracked"
+_OF_NOW = ("ambient", "passes", "pool", "usual")
 STATISTICS = ("auto", "batch", "running")
 _RARE = {
     "process_group": None,
@@ -59,7 +55,9 @@ class Layer(_NormBase):
     process_group: ProcessGroup | str | _group.Elsewhere | None = None
     ambient: Ambient | None = None  # what `batchnorm.masked` puts around a block
     passes: Passes[Given] | None = None  # from the first such block on
+    _normalize = normalized
     plain: bool = True  # whether no option is set that a call rarely has
+    usual: Usual | None = None  # what is known of calls while no attribute changes
 
     @knowing_its_options
     def __init__(
@@ -119,6 +117,8 @@ class Layer(_NormBase):
         """As torch's; what a call would have to look at each time is looked at here."""
         if name in CHECKS:
             CHECKS[name](name, value)
+        if self.__dict__.get(name, self) is not value:
+            self.__dict__.pop("usual", None)
         super().__setattr__(name, value)
         if name in _RARE:
             usual = all(getattr(self, one) is default for one, default in _RARE.items())
@@ -158,66 +158,12 @@ class Layer(_NormBase):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or pickle remembers a group by its name and its ranks, and no block around it."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("ambient", "passes", "pool")}
+        state = {k: v for k, v in self.__dict__.items() if k not in _OF_NOW}
         return state | {"process_group": _group.remembered(self.process_group)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.process_group = _group.recalled(self.process_group)
-
-    def _normalize(
-        self,
-        input: Input,
-        activation: Activation | None = None,
-        residual: Input | None = None,
-        mask: Tensor | None = None,
-        inplace: bool = False,
-        parameters: tuple[Tensor | None, Tensor | None] | None = None,
-    ) -> Input:
-        x: Any = input
-        added: Any = residual
-        axis, ambient = self.axis, None
-        if isinstance(input, Proxy):
-            return called(self, input, residual, mask)
-        weight, bias, running_mean, running_var, num_batches_tracked, skipped = self._state()
-        if parameters is not None:
-            weight, bias = parameters
-        statistics = self._statistics
-        if not self.plain and self.passes is not None:
-            now = Given(statistics, self.ambient, running_mean, running_var)
-            statistics, ambient, running_mean, running_var = self.passes.first(input, now)
-        batch, moves = self.training, self.training and self.track_running_stats and self.update
-        if statistics != "auto":
-            batch = statistics == "batch"
-        if running_mean is None or running_var is None:
-            batch = batch or running_mean is running_var
-            moves = moves and running_mean is not running_var
-        elif running_mean.dtype.itemsize < 4 or running_var.dtype.itemsize < 4:
-            widen(self, in_place=True)
-        rare = pool = group = None
-        if not self.plain:
-            pool = self.pool
-            group = self.process_group if self.training and (batch or moves) else None
-            rare = Rare(self.one_value, self.ghost_size, self.renorm, group)
-        if ambient is not None or not isinstance(x, Tensor) or x.dim() not in self.ranks:
-            with telling(group):
-                x, added, mask, axis = prepared(self, input, residual, mask, ambient)
-        running = Running(
-            running_mean, running_var, num_batches_tracked if moves else None,
-            skipped if moves else None, self.momentum, self.bias_correction, moves, pool,
-        )  # fmt: skip
-        options = weight, bias, running, batch, self.eps, activation, None, rare, inplace
-        y: Any = normalize(x, added, mask, axis, options)
-        return y if x is input else rewrapped(input, y)
-
-    def _state(self) -> tuple[Tensor | None, ...]:
-        """What `forward` reads; by attribute only where another module keeps it: that is slower."""
-        p, b = self._parameters, self._buffers
-        if "weight" in p and "bias" in p and "running_mean" in b and "running_var" in b:
-            batches, skipped = b.get(_COUNT), b.get("skipped")
-            return p["weight"], p["bias"], b["running_mean"], b["running_var"], batches, skipped
-        state = self.weight, self.bias, self.running_mean, self.running_var
-        return (*state, getattr(self, _COUNT), getattr(self, "skipped", None))
 
     def beyond_torch(self) -> list[str]:
         """What torch's layer of the same arguments has no name for, where it is no default."""

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from batchnorm.functional._check import check_invertible
 from batchnorm.kernels._activation import Activation
+from batchnorm.layers._calls import Input
 from batchnorm.layers._options import knowing_its_options
-from batchnorm.layers._state import Input, Layer
+from batchnorm.layers._state import Layer
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from batchnorm.layers._state import Input, Layer
+from batchnorm.layers._calls import Input
+from batchnorm.layers._state import Layer
 
 
 class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
