@@ -8,111 +8,21 @@ on what `look` compares, and on nothing else.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from batchnorm.functional._direct import How, gradients, like
+from batchnorm.functional._direct import gradients
 from batchnorm.functional._function import Function
 from batchnorm.functional._guards import Guards
+from batchnorm.functional._known import Familiar
 from batchnorm.functional._recomputed import recomputing
 from batchnorm.functional._running import Running, fixed_moments, update
 from batchnorm.functional._saved import Saved, hooked
 from batchnorm.functional._unseen import quiet, unseen
-from batchnorm.kernels import native, numba, plain
 from batchnorm.kernels._activation import Activation
-from batchnorm.kernels._call import Again, Call
-from batchnorm.kernels._pick import pick
-
-if TYPE_CHECKING:
-    from batchnorm.kernels._native_step import Step
-    from batchnorm.kernels._numba_running import Mover
-
-
-class Familiar:
-    """What is known of calls that look alike.
-
-    Attributes:
-        again: computes them; None until the first has gone the long way, or where all must.
-        mover: moves the running statistics; None to leave that to `update`.
-        how: for gradients that go the long way.
-        wanted: whether x, weight and bias need gradients where all do that can.
-        saves_bias: whether the backward pass needs its value.
-        guards: of what fits.
-        kept: what `fits` compares.
-        step: torch's own way in training, where that is as good; what it leaves `again` computes.
-        met: whether the first of them has gone the long way.
-    """
-
-    __slots__ = ("again", "guards", "how", "kept", "met", "mover", "saves_bias", "step", "wanted")
-
-    again: Again | None
-    mover: Mover | None
-    how: How
-    wanted: tuple[bool, ...]
-    saves_bias: bool
-    kept: tuple[Any, ...]
-    step: Step | None
-
-    def __init__(self) -> None:
-        self.again = self.step = None
-        self.met, self.guards = False, Guards()
-
-    def learn(self, call: Call, training: bool, running: Running) -> None:
-        """Take over what the long way has found out about `call`, the first of its kind."""
-        if self.met:
-            return
-        self.met = True
-        backend = pick(call)
-        if backend is plain:
-            return
-        x, weight, bias, _, _, eps, f = call
-        self.wanted = True, weight is not None, bias is not None
-        self.saves_bias = bias is not None and f.kind != "identity"
-        no_value = None
-        if bias is not None and not self.saves_bias:
-            no_value = like(bias.dtype, bias.shape[0])
-        self.how = How(backend, not training, eps, f, bias=no_value)
-        self.mover = None
-        if training and backend is native:
-            self.step = native.step_of(call, *(running[:2] if running.moves else (None, None)))
-        if running.moves:
-            moments = x.new_empty((3, x.shape[1]), device="meta")
-            self.mover = numba.mover_of(running.mean, running.var, moments, running.momentum)
-        y = torch.empty_like(x, device="meta")
-        self.kept = _kept(y, x, weight, bias if self.saves_bias else None)
-        self.again = backend.again(call, not training)
-
-    def fits(
-        self, dy: Tensor, x: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | None
-    ) -> bool:
-        """Whether what autograd got and kept is still what kernels were chosen for."""
-        if not quiet():
-            return False
-        given = (dy, x, moments)
-        if weight is not None:
-            given = (*given, weight) if bias is None else (*given, weight, bias)
-        elif bias is not None:
-            given = (*given, bias)
-        if self.guards.find(given):
-            return True
-        if not unseen(*given) or _kept(dy, x, weight, bias) != self.kept:
-            return False
-        self.guards.keep(given, True)
-        return True
-
-
-def _kept(dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Any, ...]:
-    """How they lie; a parameter is contiguous, as no others are familiar.
-
-    What was saved may be another tensor by now, if its ``.data`` was set.
-    """
-    return (
-        dy.stride(), x.dtype, x.shape, x.stride(),
-        None if weight is None else (weight.dtype, weight.shape, weight.stride()),
-        None if bias is None else (bias.dtype, bias.shape, bias.stride()),
-    )  # fmt: skip
+from batchnorm.kernels._call import Again
 
 
 @lru_cache(1024)
@@ -141,6 +51,8 @@ def look(
     training: bool,
     eps: float,
     activation: Activation,
+    residual: Tensor | None = None,
+    inplace: bool = False,
 ) -> Familiar | None:
     """What is known of such calls, maybe nothing yet; None for those of which nothing will be.
 
@@ -157,13 +69,15 @@ def look(
     tensors: tuple[Any, ...] = x, weight, bias, mean, var
     if True in none:
         tensors = tuple(t for t in tensors if t is not None)
+    if residual is not None:
+        tensors = (*tensors, residual)
     options = (
         x.shape, not training, not moves, eps, activation.kind, activation.parameter, momentum,
-        batches is None, none,
+        batches is None, none, residual is None, not inplace,
     )  # fmt: skip
     guards = _guards(*options)
     known = guards.find(tensors)
-    if known is None and _usual(tensors):
+    if known is None and _usual(tensors, residual, inplace):
         if any(t is not None and t.requires_grad for t in (mean, var)):
             return None
         known = _known(*options, *((t.dtype, t.stride()) for t in tensors))
@@ -171,15 +85,22 @@ def look(
     return known
 
 
-def _usual(tensors: tuple[Tensor, ...]) -> bool:
-    """Whether nobody sees them, and those after x hold a value a channel side by side."""
-    channels = tensors[0].shape[1:2]
-    return unseen(*tensors) and all(t.shape == channels and t.is_contiguous() for t in tensors[1:])
+def _usual(tensors: tuple[Tensor, ...], residual: Tensor | None, inplace: bool) -> bool:
+    """Whether nobody sees them, and those after x hold a value a channel side by side.
+
+    But for the residual, the last of them, which is of x's shape.
+    """
+    if not unseen(*tensors):
+        return False
+    x, *others = tensors
+    if residual is not None and (inplace or others.pop().shape != x.shape):
+        return False
+    return all(t.shape == x.shape[1:2] and t.is_contiguous() for t in others)
 
 
 def batch_norm(
     known: Familiar, again: Again, x: Tensor, weight: Tensor | None, bias: Tensor | None,
-    running: Running,
+    running: Running, residual: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """The output of a call of which that is known; its running statistics have moved."""
     if known.step is not None:
@@ -192,10 +113,10 @@ def batch_norm(
     if torch.is_grad_enabled():
         function: Any = BatchNorm
         seen: list[Tensor] = []
-        y = function.apply(x, weight, bias, known, moments, seen)
+        y = function.apply(x, weight, bias, residual, known, moments, seen)
         moments = seen[0]
     else:
-        y, moments = again.forward(x, weight, bias, moments)
+        y, moments = again.forward(x, weight, bias, moments, residual)
     if running.moves:  # after autograd took what it saves, which it may refuse
         mover = known.mover
         if mover is None or not mover.move(moments, *running[:4]):
@@ -212,15 +133,17 @@ class BatchNorm(Function):
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
+        residual: Tensor | None,
         known: Familiar,
         moments: Tensor | None,
         seen: list[Tensor],
     ) -> Tensor:
         assert known.again is not None, "looked at before"
-        y, moments = known.again.forward(x, weight, bias, moments)
+        y, moments = known.again.forward(x, weight, bias, moments, residual)
         seen.append(moments)
         ctx.known, ctx.fixed, ctx.moments = known, known.how.fixed, moments  # `observe` reads them
-        ctx.save_for_backward(x, moments, weight, bias if known.saves_bias else None)
+        bias, residual = bias if known.saves_bias else None, None if known.adds else residual
+        ctx.save_for_backward(x, moments, weight, bias, residual)
         ctx.set_materialize_grads(False)
         return y
 
@@ -228,13 +151,13 @@ class BatchNorm(Function):
     def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
         dy = cotangents[0]
         if dy is None:
-            return (None,) * 6
+            return (None,) * 7
         known: Familiar = ctx.known
-        saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
+        saved, wanted = ctx.saved_tensors, ctx.needs_input_grad
         short = saved[1] is ctx.moments  # through no hooks that were put on it since
         short = short and wanted == known.wanted and not torch.is_grad_enabled()
         if not (short and known.fits(dy, *saved)):
-            found = gradients(dy, Saved(*saved), known.how, (*wanted, False))
-            return *found[:3], None, None, None
+            return *gradients(dy, Saved(*saved), known.how, wanted[:4]), None, None, None
         assert known.again is not None, "looked at before"
-        return *known.again.backward(dy, *saved), None, None, None
+        dx, dweight, dbias, dresidual = known.again.backward(dy, *saved)
+        return dx, dweight, dbias, dy if known.adds else dresidual, None, None, None

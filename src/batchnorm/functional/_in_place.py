@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch._C import _functions
 
+from batchnorm.functional._direct import How
 from batchnorm.functional._function import Function
+from batchnorm.functional._known import Familiar
 from batchnorm.functional._reserved import reserved
 from batchnorm.functional._running import Running, before, fixed_moments, update
 from batchnorm.functional._saved import Saved, hooked, restored
@@ -38,31 +40,69 @@ def batch_norm(
         running: running statistics.
         training: whether to normalize with the batch's own.
     """
-    chosen = pick(call, backend)
-    graph = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in call[:4])
+    how = How(pick(call, backend), not training, call.eps, call.activation, hooked())
+    return _batch_norm(x, call, axis, how, running, None)
+
+
+def again(
+    known: Familiar, x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running
+) -> Tensor | None:
+    """As `batch_norm`, for a call of which that is known; the channels are on axis 1.
+
+    Whatever may change from call to call is looked at each time.
+    """
+    how = known.how
+    call = Call(x, weight, bias, None, None, how.eps, how.activation)
+    return _batch_norm(x, call, 1, how, running, known)
+
+
+def _batch_norm(
+    x: Tensor, call: Call, axis: int, how: How, running: Running, known: Familiar | None
+) -> Tensor | None:
+    weight, bias = call[1:3]
+    graph = torch.is_grad_enabled() and _differentiable(x, weight, bias, call.residual)
     reason = reserved(x, call, running, graph)
     if reason is None:
-        with torch.no_grad():
-            ahead = running.moves and not training
-            seen = chosen.statistics(call.x.detach(), call.mask) if ahead else None
-            mean, var = before(running, seen)
-            fixed = None if training else fixed_moments(mean, var, plain=True)
-            moments = _write(chosen, call._replace(x=call.x.detach()), fixed, graph)
+        fixed = seen = moments = own = None
+        if how.fixed:
+            if running.moves:
+                seen = how.backend.statistics(call.x.detach(), call.mask)
+            fixed = fixed_moments(*before(running, seen), plain=True)
+        over = None if known is None else known.over
+        if over is not None and not graph:
+            moments = over.forward(x, weight, bias, fixed)
+        elif over is not None and fixed is None:
+            own, written = over.within_limits(x, weight, bias)
+            moments = own if written else None
+        if moments is None:
+            with torch.no_grad():
+                moments = _write(how.backend, call._replace(x=call.x.detach()), fixed, graph, own)
         if isinstance(moments, Tensor):
             function: Any = BatchNormInPlace
-            y = function.apply(x, *call[1:3], call, axis, moments, chosen, not training)
+            y = function.apply(x, weight, bias, how, axis, moments, known)
             if running.moves:  # after autograd took what it saves
-                update(*running.arguments(moments if seen is None else seen))
+                mover = None if known is None else known.mover
+                if mover is None or not mover.move(moments, *running[:4]):
+                    update(*running.arguments(moments if seen is None else seen))
             return y
         reason = moments
     _log.info("batch norm not in place: %s", reason)
     return None
 
 
-def _write(backend: Backend, call: Call, moments: Tensor | None, graph: bool) -> Tensor | str:
+def _differentiable(*tensors: Tensor | None) -> bool:
+    for t in tensors:  # noqa: SIM110 - `any` takes three times as long
+        if t is not None and t.requires_grad:
+            return True
+    return False
+
+
+def _write(
+    backend: Backend, call: Call, moments: Tensor | None, graph: bool, own: Tensor | None
+) -> Tensor | str:
     """Overwrite the input and return the moments, or the reason why not."""
     if graph:
-        return _in_place.forward(backend, call, moments)
+        return _in_place.forward(backend, call, moments, own)
     reason = _in_place.gaps(call.x)
     if reason is not None:
         return reason
@@ -81,16 +121,13 @@ class BatchNormInPlace(Function):
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        call: Call,
+        how: How,
         axis: int,
         moments: Tensor,
-        backend: Backend,
-        fixed: bool,
+        known: Familiar | None,
     ) -> Tensor:
         ctx.mark_dirty(x)
-        ctx.eps, ctx.activation = call.eps, call.activation
-        ctx.axis, ctx.backend, ctx.fixed = axis, backend, fixed
-        ctx.hooked = hooked()
+        ctx.how, ctx.axis, ctx.known, ctx.measured = how, axis, known, moments
         ctx.save_for_backward(x, moments, weight, bias)
         return x
 
@@ -98,24 +135,33 @@ class BatchNormInPlace(Function):
     def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
         (dy,) = cotangents
         kept = ctx.saved_tensors  # once: a checkpoint gives each but once
-        through = (dy, kept[0])  # how a gradient depends on all that came in
-        with torch.no_grad():
-            y, moments, weight, bias, *_ = restored(dy, Saved(*kept), ctx.axis)
-            backend = ctx.backend
-            if ctx.hooked or not unseen(dy, y):  # none of which a kernel can read by address
-                backend, y = plain, torch.where(torch.zeros_like(dy, dtype=torch.bool), dy, y)
-            y, dy = (t.movedim(ctx.axis, 1) for t in (y, dy))
-            call = Call(y, weight, bias, None, None, ctx.eps, ctx.activation)
-            wanted = (ctx.needs_input_grad[0], False)
-            dx, dweight, dbias, _ = backend.backward_from_output(
-                dy, call, moments, ctx.fixed, wanted
-            )
-            dx = None if dx is None else dx.movedim(1, ctx.axis)
-        gradients = (
-            t if want else None
-            for t, want in zip((dx, dweight, dbias), ctx.needs_input_grad, strict=False)
-        )
-        return (*(_once(one, *through) for one in gradients), *(None,) * 5)
+        known: Familiar | None = ctx.known
+        if known is not None and known.over is not None and not torch.is_grad_enabled():
+            short = kept[1] is ctx.measured  # through no hooks that were put on it since
+            short = short and ctx.needs_input_grad == known.wanted
+            y, moments, weight, bias = kept
+            if short and known.fits(dy, y, moments, weight, bias, None):
+                dx, dweight, dbias = known.over.backward(dy, y, moments, weight, bias)
+                return dx, dweight, dbias, None, None, None, None
+        return *_gradients(ctx, dy, kept), *(None,) * 4
+
+
+def _gradients(ctx: Any, dy: Tensor, kept: tuple[Any, ...]) -> list[Tensor | None]:
+    """Those of x, weight and bias that are wanted."""
+    how: How = ctx.how
+    through = (dy, kept[0])  # how a gradient depends on all that came in
+    with torch.no_grad():
+        y, moments, weight, bias, *_ = restored(dy, Saved(*kept), ctx.axis)
+        backend = how.backend
+        if how.hooked or not unseen(dy, *kept):  # none of which a kernel can read by address
+            backend, y = plain, torch.where(torch.zeros_like(dy, dtype=torch.bool), dy, y)
+        y, dy = (t.movedim(ctx.axis, 1) for t in (y, dy))
+        call = Call(y, weight, bias, None, None, how.eps, how.activation)
+        wanted = (ctx.needs_input_grad[0], False)
+        dx, dweight, dbias, _ = backend.backward_from_output(dy, call, moments, how.fixed, wanted)
+        dx = None if dx is None else dx.movedim(1, ctx.axis)
+    found = zip((dx, dweight, dbias), ctx.needs_input_grad, strict=False)
+    return [_once(one if want else None, *through) for one, want in found]
 
 
 def _once(gradient: Tensor | None, *through: Tensor) -> Tensor | None:

@@ -64,11 +64,18 @@ def normalize(
     """What `batchnorm.functional.batch_norm` says of these arguments."""
     weight, bias, running, training, eps, activation, backend, rare, inplace = options
     known = None
-    if rare is backend is mask is residual is None and axis == 1 and not inplace:
+    if rare is backend is mask is None and axis == 1:
         f = Activation.parse(activation)
-        known = _familiar.look(x, weight, bias, running, training, eps, f)
-        if known is not None and known.again is not None:
-            return _familiar.batch_norm(known, known.again, x, weight, bias, running)
+        known = _familiar.look(x, weight, bias, running, training, eps, f, residual, inplace)
+        if known is not None:
+            again = known.again
+            if again is not None:
+                return _familiar.batch_norm(known, again, x, weight, bias, running, residual)
+            if known.over is not None:
+                y = _in_place.again(known, x, weight, bias, running)
+                if y is not None:
+                    return y
+                inplace = False  # as the log tells
     group = ""
     if rare is not None and rare.process_group is not None:
         group = _group.name_of(rare.process_group)
@@ -93,14 +100,13 @@ def normalize(
         else:
             y = _dispatched.batch_norm(call, name, running, training)
     else:
-        if inplace:
-            y = _in_place.batch_norm(x, call, axis, name, running, training)
-            if y is not None:
-                return y
+        y = _in_place.batch_norm(x, call, axis, name, running, training) if inplace else None
         if known is not None:
-            known.learn(call, training, running)
+            known.learn(call, training, running, inplace)
             if known.again is not None and known.step is not None:  # of other last digits
                 return _familiar.batch_norm(known, known.again, x, weight, bias, running)
+        if y is not None:
+            return y
         y = _direct.batch_norm(call, name, running, training)
     return y if call.x is x else y.movedim(1, axis)
 

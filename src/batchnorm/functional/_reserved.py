@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from batchnorm.functional._running import Running
-from batchnorm.functional._unseen import unseen
 from batchnorm.kernels._call import Call
 
+_READ = ("weight", "bias", "residual", "mask", "running_mean", "running_var")
 # What nodes call the inputs they saved; under any other name may be an output.
 _INPUTS = {"self", "input", "weight", "bias", "other", "mat1", "mat2", "batch1", "batch2", "mask"}
 
@@ -31,41 +31,37 @@ def reserved(x: Tensor, call: Call, running: Running, graph: bool) -> str | None
         running: running statistics.
         graph: whether autograd records the call.
     """
-    if not torch.is_inference_mode_enabled() and any(
-        t is not None and t.is_inference() for t in call[:3]
-    ):
-        return "the call is outside inference mode, and has a tensor that was made in it"
+    if not torch.is_inference_mode_enabled():
+        for t in call[:3]:
+            if t is not None and t.is_inference():
+                return "the call is outside inference mode, and has a tensor that was made in it"
     shared = _shared(call, running)
     if shared is not None:
         return f"{shared} shares memory with the input, and lies otherwise"
-    reason = _needed(x) if graph else None
-    if reason is not None or unseen(x):
-        return reason
-    return "a transform, mode, tracer or tensor subclass looks at the call"
+    return _needed(x) if graph else None
 
 
 def _shared(call: Call, running: Running) -> str | None:
     """What is read while x is written, unless element for element."""
-    start, stop = _span(call.x)
-    names = ["weight", "bias", "residual", "mask", "running_mean", "running_var"]
-    for name, t in zip(names, (*call[1:5], *running[:2]), strict=True):
-        if t is None or t.numel() == 0:
+    start = call.x.data_ptr()
+    stop = start + _length(call.x)
+    for name, t in zip(_READ, call[1:5] + running[:2], strict=True):
+        if t is None:
             continue
-        first, last = _span(t)
-        if first < stop and start < last:
+        first = t.data_ptr()
+        if first < stop and start < first + _length(t) and t.numel():
             alike = t.stride() == call.x.stride() and t.shape == call.x.shape
             if not (name == "residual" and alike and first == start and t.dtype is call.x.dtype):
                 return name
     return None
 
 
-def _span(t: Tensor) -> tuple[int, int]:
-    """The addresses of the first byte and of the one after the last."""
-    start = t.data_ptr()
+def _length(t: Tensor) -> int:
+    """How many bytes there are from the first to the last."""
     if t.is_contiguous():
-        return start, start + t.nbytes
+        return t.nbytes
     steps = sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True))
-    return start, start + (steps + 1) * t.itemsize
+    return (steps + 1) * t.itemsize
 
 
 def _needed(x: Tensor) -> str | None:

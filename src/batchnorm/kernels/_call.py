@@ -43,20 +43,31 @@ class Gradients(NamedTuple):
 class Again(Protocol):
     """Both directions of calls that look like one that was made.
 
-    x, weight and bias must have that call's dtypes, shapes and strides, and dy those of its output.
-    Neither mask nor residual. All gradients are computed.
+    x, weight, bias and residual must have that call's dtypes, shapes and strides, and dy those of
+    its output. No mask. All gradients are computed.
     """
 
     def forward(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, moments: Tensor | None
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        moments: Tensor | None,
+        residual: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """y, and the moments: those given, or the batch's own."""
         ...
 
     def backward(
-        self, dy: Tensor, x: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of x, weight and bias, whose own value no identity needs."""
+        self,
+        dy: Tensor,
+        x: Tensor,
+        moments: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of x, weight, bias and residual; no identity needs a value of the last two."""
         ...
 
 

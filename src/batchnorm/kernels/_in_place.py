@@ -9,17 +9,24 @@ the output twice would do.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from batchnorm.kernels import numba
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Backend, Call
+from batchnorm.kernels._layout import layout
+
+if TYPE_CHECKING:
+    from batchnorm.kernels._numba_over import Over
 
 KINDS = ("identity", "leaky_relu", "elu")
 
 _SHIFTED = {2: 1.0, 4: 16.0, 8: 16.0}  # |bias / weight| over the spread of xhat
 _SATURATED = 256.0  # exp(-z) / |weight|
+_SURELY = 1 - 1e-6  # of a limit that is computed in another order
 
 
 def recoverable(
@@ -41,14 +48,11 @@ def recoverable(
 
 def _undone(weight: Tensor | None, activation: Activation, dtype: torch.dtype) -> str | None:
     """Why the activation or the weight could not be undone."""
-    steepness = _steepness(activation)
-    if isinstance(steepness, str):
-        return steepness
-    if activation.kind == "elu" and dtype.itemsize == 2:
-        return f"{activation} in {dtype} saturates too soon to be undone; use float32"
+    sizes = _sizes(activation, dtype)
+    if isinstance(sizes, str):
+        return sizes
+    least, most = sizes
     low, high = (1.0, 1.0) if weight is None else _range(weight)
-    limits = torch.finfo(dtype)
-    least, most = max(limits.tiny, 1e-30) / min(steepness, 1), limits.max / 1024 / max(steepness, 1)
     if not least <= low <= high <= most:
         value, words = (high, f"at most {most:.1e}") if high > most else (low, f"{least:.1e}")
         return (
@@ -58,6 +62,17 @@ def _undone(weight: Tensor | None, activation: Activation, dtype: torch.dtype) -
     return None
 
 
+def _sizes(activation: Activation, dtype: torch.dtype) -> tuple[float, float] | str:
+    """The least and the largest size of a weight, or why none can be undone."""
+    steepness = _steepness(activation)
+    if isinstance(steepness, str):
+        return steepness
+    if activation.kind == "elu" and dtype.itemsize == 2:
+        return f"{activation} in {dtype} saturates too soon to be undone; use float32"
+    limits = torch.finfo(dtype)
+    return max(limits.tiny, 1e-30) / min(steepness, 1), limits.max / 1024 / max(steepness, 1)
+
+
 def gaps(x: Tensor) -> str | None:
     """Why `x` cannot be an output, which fills its memory and holds each element once."""
     if x.is_contiguous() or x.stride() == torch.empty_like(x, device="meta").stride():
@@ -65,7 +80,31 @@ def gaps(x: Tensor) -> str | None:
     return f"x of shape {tuple(x.shape)} and strides {x.stride()} has gaps or overlaps itself"
 
 
-def forward(backend: Backend, call: Call, moments: Tensor | None = None) -> Tensor | str:
+def again(backend: Backend, call: Call, fixed: bool) -> Over | None:
+    """Both directions of calls that lie like `call`; None where there is no shorter way.
+
+    What it is sure of `forward` would find, too: its limits are a hair stricter, by more than
+    rounding.
+    """
+    x, weight, bias, residual, mask, eps, f = call
+    sizes = _sizes(f, x.dtype)
+    if backend is not numba or isinstance(sizes, str) or x.numel() == 0 or gaps(x) is not None:
+        return None
+    if residual is not None or mask is not None:
+        return None
+    from batchnorm.kernels._numba_limits import Limits
+    from batchnorm.kernels._numba_over import Over
+
+    kinds = None if weight is None else weight.dtype, None if bias is None else bias.dtype
+    shifted = _SURELY * _SHIFTED[x.dtype.itemsize]
+    saturated = _SURELY * _SATURATED if f.kind == "elu" else 0.0
+    lies = layout(x.shape, x.stride())
+    return Over(call, fixed, Limits(lies, *kinds, eps, sizes, shifted, saturated, x.dtype))
+
+
+def forward(
+    backend: Backend, call: Call, moments: Tensor | None = None, own: Tensor | None = None
+) -> Tensor | str:
     """Write the output over ``call.x``, if the input can be had back from it.
 
     Args:
@@ -73,6 +112,7 @@ def forward(backend: Backend, call: Call, moments: Tensor | None = None) -> Tens
         call: what; `Backend.backward_from_output` takes it again with the output as x.
         moments: those to normalize with, packed; None for the batch's own. With a weight that
             requires a gradient x is read once more, for its own spread.
+        own: the batch's own, if they are known.
 
     Returns:
         The moments; or the reason why nothing was written.
@@ -87,7 +127,7 @@ def forward(backend: Backend, call: Call, moments: Tensor | None = None) -> Tens
     if moments is None:
         if bias is None and activation.kind != "elu":
             return backend.forward(call, out=x)[1]
-        moments = backend.statistics(x, None)
+        moments = backend.statistics(x, None) if own is None else own
         reason = _shifted(weight, bias, _spread(moments, eps) if x.numel() else math.inf, x.dtype)
     else:
         reason = _shifted(weight, bias, 1.0, x.dtype)

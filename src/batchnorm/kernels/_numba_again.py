@@ -18,28 +18,34 @@ from batchnorm.kernels._numba_prepare import Parameter, Prepared, prepare
 class Again:
     """Forward and backward for calls like one that was made, without asking how their tensors lie.
 
-    x, weight and bias must have that call's dtypes, shapes and strides, and dy those of its output.
-    Neither mask nor residual. All gradients are computed.
+    x, weight, bias and residual must have that call's dtypes, shapes and strides, and dy those of
+    its output. No mask. All gradients are computed.
     """
 
     __slots__ = ("_bias", "_large", "_launches", "_options", "_packed", "_size", "_weight", "dy")
 
     def __init__(self, call: Call, fixed: bool) -> None:
-        x, weight, bias = call[:3]
+        x, weight, bias, residual = call[:4]
         f = call.activation
         y = torch.empty_like(x, device="meta")
         self.dy: Ints = y.stride()
         self._size = x.numel()
         self._large = _memory.large(y)
-        self._packed = _pattern((3, x.shape[1]), torch.float64)
-        self._weight, self._bias = _alike(weight), _alike(bias)
-        described = _described(weight), _described(bias)
+        self._packed = pattern((3, x.shape[1]), torch.float64)
+        self._weight, self._bias = alike(weight), alike(bias)
+        kinds = described(weight), described(bias)
         tail = call.eps, f.kind, f.parameter
-        lies = x.dtype, x.shape, self.dy, x.stride(), None
+        lies = x.dtype, x.shape, self.dy, x.stride()
+        added = None if residual is None else residual.stride()
+        needed = None if f.kind == "identity" else added  # its value, and a gradient but dy
         sums = not (fixed and weight is None and bias is None)
+        flags = (
+            (False, True, False, not fixed, False),
+            (False, True, needed is not None, sums, fixed),
+        )
         self._options: tuple[tuple[Any, ...], ...] = (
-            ("forward", *lies, None, *described, (False, True, False, not fixed, False), *tail),
-            ("backward", *lies, self.dy, *described, (False, True, False, sums, fixed), *tail),
+            ("forward", *lies, added, None, *kinds, flags[0], *tail),
+            ("backward", *lies, needed, self.dy, *kinds, flags[1], *tail),
         )
         self._launches: dict[int, tuple[Prepared, Prepared]] = {}
 
@@ -57,38 +63,55 @@ class Again:
         return not any(prepared.scattered for prepared in self._prepared())
 
     def forward(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, moments: Tensor | None
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        moments: Tensor | None,
+        residual: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """y, and the moments: those given, or the batch's own."""
         y = torch.empty_like(x)
         if moments is None:
             moments = torch.empty_like(self._packed)
         send(
-            self._prepared()[0], x.data_ptr(), 0, 0, y.data_ptr(), 0, 0, moments.data_ptr(), 0,
+            self._prepared()[0], x.data_ptr(), 0 if residual is None else residual.data_ptr(), 0,
+            y.data_ptr(), 0, 0, moments.data_ptr(), 0,
             0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
             0, 0, 0, self._large and _memory.prepare(y),
         )  # fmt: skip
         return y, moments
 
     def backward(
-        self, dy: Tensor, x: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Gradients of x, weight and bias, whose own value no identity needs."""
+        self,
+        dy: Tensor,
+        x: Tensor,
+        moments: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of x, weight, bias and residual; no identity needs a value of the last two."""
         dx = torch.empty_like(x)
+        dresidual = None
+        if residual is not None:
+            dresidual = torch.empty_like(residual)
+            _ = self._large and _memory.prepare(dresidual)
         dweight = None if self._weight is None else torch.empty_like(self._weight)
         dbias = None if self._bias is None else torch.empty_like(self._bias)
         send(
-            self._prepared()[1], x.data_ptr(), 0, dy.data_ptr(), dx.data_ptr(), 0, 0,
+            self._prepared()[1], x.data_ptr(), 0 if residual is None else residual.data_ptr(),
+            dy.data_ptr(), dx.data_ptr(), 0 if dresidual is None else dresidual.data_ptr(), 0,
             moments.data_ptr(), 0,
             0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
             0 if dweight is None else dweight.data_ptr(), 0 if dbias is None else dbias.data_ptr(),
             0, self._large and _memory.prepare(dx),
         )  # fmt: skip
-        return dx, dweight, dbias
+        return dx, dweight, dbias, dresidual
 
 
 @lru_cache(256)
-def _pattern(shape: Ints, dtype: torch.dtype) -> Tensor:
+def pattern(shape: Ints, dtype: torch.dtype) -> Tensor:
     """What `torch.empty_like` makes room from, in half the time of `torch.empty`.
 
     One for all: kept with each call it would lie in the midst of memory that is freed.
@@ -96,9 +119,9 @@ def _pattern(shape: Ints, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype)
 
 
-def _alike(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else _pattern(parameter.shape, parameter.dtype)
+def alike(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else pattern(parameter.shape, parameter.dtype)
 
 
-def _described(parameter: Tensor | None) -> Parameter:
+def described(parameter: Tensor | None) -> Parameter:
     return None if parameter is None else (parameter.dtype, parameter.stride())

@@ -30,9 +30,12 @@ name = "numba"
 
 
 def again(call: Call, fixed: bool) -> Again | None:
-    """Both directions of calls that lie like `call`; None where it would need a copy first."""
+    """Both directions of calls that lie like `call`; None where it would need a copy."""
     from batchnorm.kernels._numba_again import Again
 
+    x, residual = call.x, call.residual
+    if residual is not None and not _alike(_dense(residual), _dense(x).stride()):
+        return None  # its gradient would be copied
     kept = Again(call, fixed)
     return kept if kept.possible() else None
 
