@@ -102,7 +102,7 @@ def agree(got, expected, tolerance):
 def no_plain(monkeypatch):
     """Nothing is left to plain torch operations in float64, which take many times as long."""
     for name in ("forward", "normalize", "backward"):
-        monkeypatch.setattr(native.plain, name, None)
+        monkeypatch.setattr(plain, name, None)
 
 
 FAR = [(torch.float32, offset) for offset in (1e2, 1e4, 1e6)] + [

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import pickle
+from unittest import mock
 
 import pytest
 import torch
@@ -215,11 +216,87 @@ def test_layers_of_a_kind_of_their_own(asked):
     assert not torch.equal(ours, other)
 
 
+def test_options_that_come_back_or_change_without_being_set():
+    layer, x = BatchNorm2d(4), torch.randn(6, 4, 5, 4)
+    layer(x)
+    with mock.patch.object(layer, "update", False):
+        layer(x)
+    layer(x)
+    assert layer.num_batches_tracked == 2
+    layer.__dict__["training"] = False
+    layer(x)
+    assert layer.num_batches_tracked == 2
+    other = BatchNorm2d(4, eps=0.5).eval()
+    layer.train()
+    layer(x)
+    layer.__setstate__(other.__getstate__())
+    assert torch.equal(layer(x), other(x))
+
+
+def test_a_module_as_activation_may_change():
+    layer, x = BatchNormAct2d(4), torch.randn(6, 4, 5, 4)
+    layer.activation = nn.LeakyReLU(0.3)
+    for _ in range(3):
+        layer(x)
+    layer.activation.negative_slope = 0.9
+    assert torch.equal(layer(x), copy.deepcopy(layer)(x))
+
+
+def test_a_class_of_anybodys_own_may_compute_its_options():
+    class Falling(BatchNorm2d):
+        @property
+        def momentum(self):
+            return 0.5 ** int(self.num_batches_tracked)
+
+        @momentum.setter
+        def momentum(self, value):
+            pass
+
+    layer, twin = Falling(4), BatchNorm2d(4)
+    for k in range(5):
+        x = torch.randn(6, 4, 5, 4)
+        layer(x)
+        twin.momentum = 0.5**k
+        twin(x)
+    assert torch.equal(layer.running_mean, twin.running_mean)
+
+
+def test_a_mode_that_changes_during_a_call_is_not_lost(monkeypatch):
+    layer, x = BatchNorm2d(4), torch.randn(6, 4, 5, 4)
+    normalize = _normalize.normalize
+
+    def meanwhile(*args):
+        y = normalize(*args)
+        layer.eval()  # as another thread would
+        return y
+
+    monkeypatch.setattr("batchnorm.layers._calls.normalize", meanwhile)
+    layer(x)
+    monkeypatch.undo()
+    assert torch.equal(layer(x), copy.deepcopy(layer)(x))
+    assert layer.num_batches_tracked == 1
+
+
+def test_attributes_set_inside_a_graph():
+    layer, twin, x = BatchNorm2d(4), BatchNorm2d(4), torch.randn(6, 4, 5, 4)
+    for one in (layer, twin):
+        one(x)
+
+    def steps(one):
+        one.momentum = 0.9
+        return one(x)
+
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(steps, backend="eager")(layer), steps(twin))
+    torch.testing.assert_close(layer(x), twin(x))
+    torch.testing.assert_close(layer.running_mean, twin.running_mean)
+
+
 def test_copies_and_pickles_know_nothing(asked):
     layer, x = BatchNorm2d(4), torch.randn(6, 4, 5, 4)
     for _ in range(2):
         layer(x)
     for other in (copy.copy(layer), copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert "usual" not in vars(other)
+        assert not {"usual", "changed"} & vars(other).keys() or other.usual is None
         other(x)
     assert len(asked) == 4

@@ -20,6 +20,7 @@ class Usual:
     """What is known of the calls of a layer whose options stay as they are.
 
     Args:
+        mode: whether the layer trains.
         training: whether the batch's own statistics normalize.
         eps: added to the variance.
         activation: applied last; None for none.
@@ -27,17 +28,28 @@ class Usual:
         running: running statistics, likewise, and how they move.
     """
 
-    __slots__ = ("_eps", "_guards", "_has", "_momentum", "_moves", "_training", "activation")
+    __slots__ = (
+        "_eps",
+        "_guards",
+        "_has",
+        "_momentum",
+        "_moves",
+        "_training",
+        "activation",
+        "mode",
+    )
 
     def __init__(
         self,
+        mode: bool,
         training: bool,
         eps: float,
         activation: Activation | None,
         parameters: tuple[Tensor | None, Tensor | None],
         running: Running,
     ) -> None:
-        self._training, self._eps, self.activation = training, eps, activation
+        self.mode, self.activation = mode, activation
+        self._training, self._eps = training, eps
         self._momentum, self._moves = running.momentum, running.moves
         self._has = _present(*parameters, *running[:3])
         self._guards = Guards()

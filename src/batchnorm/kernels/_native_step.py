@@ -13,13 +13,13 @@ from torch import Tensor
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._native_whole import LARGE, NEAR, SMALL, width
 
-_FORMATS = {2: (), 3: (), 4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
+_FORMATS = {4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
 
 
 def step_of(call: Call, mean: Tensor | None, var: Tensor | None) -> Step | None:
     """For calls that lie like `call` and move statistics like these; None where it cannot be."""
-    x, f = call.x, call.activation
-    if not x.is_cpu or f.kind not in ("identity", "relu") or call.eps < SMALL:
+    x = call.x
+    if not x.is_cpu or call.activation.kind != "identity" or call.eps < SMALL:
         return None
     if (mean is None) is not (var is None):
         return None
@@ -30,7 +30,7 @@ def step_of(call: Call, mean: Tensor | None, var: Tensor | None) -> Step | None:
     dense = [like, *(like.to(memory_format=one) for one in _FORMATS.get(x.dim(), ()))]
     if x.stride() not in [t.stride() for t in dense]:
         return None
-    return Step(call.eps, f.kind == "relu", x.dtype is torch.float64, mean is not None)
+    return Step(call.eps, x.stride(), x.dtype is torch.float64, mean is not None)
 
 
 class Step:
@@ -38,15 +38,15 @@ class Step:
 
     Args:
         eps: added to the variance.
-        relu: whether the activation is one, and not the identity.
+        lies: the strides that y must have.
         double: whether it computes in float64.
         moves: whether there are running statistics, and they move.
     """
 
-    __slots__ = ("_eps", "_least", "_most", "_moves", "_relu")
+    __slots__ = ("_eps", "_least", "_lies", "_most", "_moves")
 
-    def __init__(self, eps: float, relu: bool, double: bool, moves: bool) -> None:
-        self._eps, self._relu, self._moves = eps, relu, moves
+    def __init__(self, eps: float, lies: tuple[int, ...], double: bool, moves: bool) -> None:
+        self._eps, self._lies, self._moves = eps, lies, moves
         self._most, self._least = (1e150, 1e-150) if double else (NEAR, LARGE**-0.5)
 
     def forward(
@@ -62,30 +62,41 @@ class Step:
         """
         if not self._moves:
             y, *own = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, self._eps)
-            return self._after(y) if self._kept(*own) else None
+            return y if self._good(y, *own) else None
         mean, var, batches, momentum = running
-        if mean.is_inference() and not torch.is_inference_mode_enabled():
-            return None  # autograd would not keep it
+        if _unchangeable(mean, var, batches):
+            return None
         if momentum is None:
             momentum = 1 / (batches.item() + 1)
-        # Autograd keeps those that the kernel moves, and would mind if they moved once more.
-        moved, before = (mean.data, var.data), (mean.clone(), var.clone())
+        # Copies: autograd keeps what the kernel moves, and a batch that it spoils must not be seen.
+        new_mean, new_var = mean.clone(), var.clone()
         y, *own = torch.native_batch_norm(
-            x, weight, bias, moved[0], moved[1], True, momentum, self._eps
+            x, weight, bias, new_mean, new_var, True, momentum, self._eps
         )
-        if not self._kept(*own):
-            for one, kept in zip(moved, before, strict=True):
-                one.copy_(kept)
+        if not self._good(y, *own):
             return None
-        torch.autograd.graph.increment_version((mean, var))
+        mean.copy_(new_mean)
+        var.copy_(new_var)
         if batches is not None:
             batches.add_(1)
-        return self._after(y)
+        return y
 
-    def _kept(self, mean: Tensor, invstd: Tensor) -> bool:
-        """Whether all digits are; not where the mean is distant, or anything is not finite."""
+    def _good(self, y: Tensor, mean: Tensor, invstd: Tensor) -> bool:
+        """Whether y lies as it must with all its digits: no distant mean, and all is finite."""
         distance = (mean * invstd).abs_().max().item()  # NaN is the largest, and the smallest
-        return distance <= self._most and invstd.min().item() >= self._least
+        return (
+            distance <= self._most
+            and invstd.min().item() >= self._least
+            and y.stride() == self._lies
+        )
 
-    def _after(self, y: Tensor) -> Tensor:
-        return y.relu_() if self._relu else y
+
+def _unchangeable(mean: Tensor, var: Tensor, batches: Tensor | None) -> bool:
+    """Whether torch would refuse to write to one of them, made in inference mode, outside of it."""
+    if torch.is_inference_mode_enabled():
+        return False
+    return (
+        mean.is_inference()
+        or var.is_inference()
+        or (batches is not None and batches.is_inference())
+    )

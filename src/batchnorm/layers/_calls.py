@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
@@ -40,8 +41,9 @@ def normalized(
     if isinstance(input, Proxy):
         return called(self, input, residual, mask)
     alone = quiet() and parameters is residual is mask is None and not inplace
+    changed = self.changed if alone else None
     usual = self.usual if alone else None
-    if usual is not None and usual.activation is activation:
+    if usual is not None and usual.activation is activation and usual.mode is self.training:
         y = usual.batch_norm(x, self._parameters, self._buffers)
         if y is not None:
             return y
@@ -76,6 +78,8 @@ def normalized(
     y: Any = normalize(x, added, mask, axis, options)
     if alone and x is input:
         _remember(self, x, activation, (weight, bias), running, batch)
+        if self.changed is not changed:  # by another thread, meanwhile
+            self.__dict__.pop("usual", None)
     return y if x is input else rewrapped(input, y)
 
 
@@ -90,11 +94,19 @@ def _remember(
     """What this call has made known is for those like it, until an attribute changes."""
     if not self.plain or self.axis != 1 or self.bias_correction:
         return
+    if not (activation is None or type(activation) is Activation) or not _ours(type(self)):
+        return  # its options may change without being set
     usual = self.usual
-    if usual is None or usual.activation is not activation:
-        usual = Usual(batch, self.eps, activation, parameters, running)
+    if usual is None or usual.activation is not activation or usual.mode is not self.training:
+        usual = Usual(self.training, batch, self.eps, activation, parameters, running)
         self.__dict__["usual"] = usual
     usual.learn(x, *parameters, running)
+
+
+@cache
+def _ours(kind: type) -> bool:
+    """Whether a layer's class is the package's own, whose attributes are what is set on it."""
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _state(self: Layer) -> tuple[Tensor | None, ...]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batchnorm.layers._masked import Ambient
 
 _COUNT = "num_batches_tracked"
-_OF_NOW = ("ambient", "passes", "pool", "usual")
+_OF_NOW = ("ambient", "passes", "pool", "usual", "changed")
 STATISTICS = ("auto", "batch", "running")
 _RARE = {
     "process_group": None,
@@ -58,6 +58,7 @@ class Layer(_NormBase):
     _normalize = normalized
     plain: bool = True  # whether no option is set that a call rarely has
     usual: Usual | None = None  # what is known of calls while no attribute changes
+    changed: object = None  # another one after each change
 
     @knowing_its_options
     def __init__(
@@ -117,12 +118,23 @@ class Layer(_NormBase):
         """As torch's; what a call would have to look at each time is looked at here."""
         if name in CHECKS:
             CHECKS[name](name, value)
-        if self.__dict__.get(name, self) is not value:
-            self.__dict__.pop("usual", None)
+        same = self.__dict__.get(name, self) is value
         super().__setattr__(name, value)
         if name in _RARE:
-            usual = all(getattr(self, one) is default for one, default in _RARE.items())
-            self.__dict__["plain"] = usual and type(self).renorm is None
+            plain = all(getattr(self, one) is default for one, default in _RARE.items())
+            self.__dict__["plain"] = plain and type(self).renorm is None
+        if not same:
+            self._forget()
+
+    def __delattr__(self, name: str) -> None:
+        """As torch's; a default of the class may come back by it."""
+        super().__delattr__(name)
+        self._forget()
+
+    def _forget(self) -> None:
+        """What is known of calls, and what a call that is going on comes to know."""
+        self.__dict__["changed"] = object()
+        self.__dict__.pop("usual", None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Layer:
         """Casts and moves as torch does, but running statistics stay in float32 or wider."""
@@ -163,6 +175,7 @@ class Layer(_NormBase):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._forget()
         self.process_group = _group.recalled(self.process_group)
 
     def beyond_torch(self) -> list[str]:
