@@ -69,7 +69,8 @@ def test_as_the_definition(dtype, weight, bias, momentum, shape, last, answers):
     b = leaf(shape[1], dtype=wide) if bias else None
     got = run(x, w, b, momentum)
     expected = run(x, w, b, momentum, backend="plain")
-    assert answers == [not (last and shape == (20, 3, 1, 1, 1))]  # which comes out contiguous
+    both = last and x.dim() > 3 and x.is_contiguous()  # which torch's kernel writes as the other
+    assert answers == [not both]
     tolerance = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 4e-2}[dtype]
     for a, e in zip(got, expected, strict=True):
         assert oracle.relative_error(a.detach(), e.detach().double()) <= tolerance
