@@ -18,7 +18,7 @@ from batchnorm.studies._asked import STUDIES
 
 ROOT = Path(__file__).parent.parent
 PAGE, KEPT, README = ROOT / "docs/claims.md", ROOT / "docs/claims", ROOT / "README.md"
-OTHERS = "other_quick", "other_full"
+OTHERS = "other_*"  # runs on other seeds; several of the same scale are numbered
 BEGIN, END = "<!-- claims -->\n", "<!-- /claims -->\n"
 MOST = 2_000_000  # bytes of a run that are committed
 KEY = 12  # digits of a trial's key that are kept: they tell trials apart, and do not pack
@@ -227,15 +227,18 @@ def with_table(text, head):
 def draw():
     """The page and README's table, from what is kept."""
     head, _ = read(KEPT / "full")
-    others = [read(KEPT / name) for name in OTHERS if (KEPT / name).is_dir()]
+    others = [read(folder) for folder in sorted(KEPT.glob(OTHERS))]
     return page(head, others), with_table(README.read_text(), head)
 
 
 def main(folder, *others):
     keep(folder, KEPT / "full")
+    times = Counter()
     for other in others:
         scale = json.loads((other / "manifest.json").read_text())["scale"]
-        keep(other, KEPT / f"other_{scale}")
+        times[scale] += 1
+        number = f"_{times[scale]}" if times[scale] > 1 else ""
+        keep(other, KEPT / f"other_{scale}{number}")
     told, readme = draw()
     PAGE.write_text(told)
     README.write_text(readme)

@@ -66,6 +66,22 @@ def test_a_measure_of_two_other_runs_is_that_of_the_same_scale(claims):
     )
 
 
+def test_every_measure_was_looked_at_on_other_seeds_at_the_same_scale(claims):
+    head, _ = claims.read(claims.KEPT / "full")
+    runs = [claims.read(folder)[0] for folder in claims.KEPT.glob(claims.OTHERS)]
+    there, here = (
+        {
+            (v["study"], v["metric"])
+            for one in of
+            for study in one["studies"]
+            for v in study["verdicts"]
+        }
+        for of in ([run for run in runs if run["scale"] == "full"], [head])
+    )
+    assert here == there
+    assert not {seed for run in runs for seed in run["seeds"]} & set(head["seeds"])
+
+
 def test_every_study_has_its_verdicts(claims):
     from batchnorm.studies._asked import STUDIES
 
@@ -75,7 +91,7 @@ def test_every_study_has_its_verdicts(claims):
     assert all(study["status"] == "done" and study["verdicts"] for study in head["studies"])
 
 
-@pytest.mark.parametrize("run", ["full", "other_quick", "other_full"])
+@pytest.mark.parametrize("run", ["full", "other_quick", "other_full", "other_full_2"])
 def test_rows_are_kept_and_a_run_is_small(claims, run):
     files = list((claims.KEPT / run).iterdir())
     assert "trials.jsonl.gz" in [file.name for file in files]
@@ -109,7 +125,7 @@ def test_keys_are_cut_only_where_they_stay_apart(claims):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["full", "other_quick", "other_full"])
+@pytest.mark.parametrize("run", ["full", "other_quick", "other_full", "other_full_2"])
 def test_the_rows_kept_give_the_verdicts_kept(claims, tmp_path, run):
     from batchnorm.studies import remeasure
 
