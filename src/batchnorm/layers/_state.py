@@ -133,7 +133,7 @@ class Layer(_NormBase):
 
     def _forget(self) -> None:
         """What is known of calls, and what a call that is going on comes to know."""
-        self.__dict__["changed"] = object()
+        self.__dict__["changed"] = []  # no other is the same; Dynamo cannot make an object()
         self.__dict__.pop("usual", None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Layer:
