@@ -28,7 +28,7 @@ def seconds_of(step, calls):
 
 def repetitions(step, seconds=0.05):
     """How many calls of `step` take about that long."""
-    seconds_of(step, 1)
+    seconds_of(step, 3)  # the second may load what the first has made known
     return max(1, int(seconds / max(seconds_of(step, 1), 1e-7)))
 
 

@@ -112,7 +112,7 @@ def gradients(dy: Tensor, saved: Saved, how: How, wanted: tuple[bool, ...]) -> G
 
 
 class BatchNorm(Function):
-    """One call of a backend, and one for its gradients."""
+    """One call of a backend, and one for its gradients; of the name that autograd's graph shows."""
 
     @staticmethod
     def forward(

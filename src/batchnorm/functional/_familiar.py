@@ -128,7 +128,7 @@ def batch_norm(
 
 
 class BatchNorm(Function):
-    """One call of kernels that are known, and one for its gradients."""
+    """One call of kernels that are known, and one for its gradients; named as the long way's."""
 
     @staticmethod
     def forward(
