@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.functional._running import Running
+from batchnorm.kernels._address import address
 from batchnorm.kernels._call import Call
 
 _READ = ("weight", "bias", "residual", "mask", "running_mean", "running_var")
@@ -43,12 +44,12 @@ def reserved(x: Tensor, call: Call, running: Running, graph: bool) -> str | None
 
 def _shared(call: Call, running: Running) -> str | None:
     """What is read while x is written, unless element for element."""
-    start = call.x.data_ptr()
+    start = address("x", call.x)
     stop = start + _length(call.x)
     for name, t in zip(_READ, call[1:5] + running[:2], strict=True):
         if t is None:
             continue
-        first = t.data_ptr()
+        first = address(name, t)
         if first < stop and start < first + _length(t) and t.numel():
             alike = t.stride() == call.x.stride() and t.shape == call.x.shape
             if not (name == "residual" and alike and first == start and t.dtype is call.x.dtype):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from batchnorm.functional._recomputed import as_before, recomputing
 from batchnorm.kernels import _numpy_running, numba
+from batchnorm.kernels._address import values
 from batchnorm.moments import Moments, widest
 
 
@@ -49,7 +50,7 @@ def fixed_moments(mean: Tensor | None, var: Tensor | None, plain: bool = False) 
     assert var is not None, "checked by batch_norm"
     if plain and mean.is_cpu and mean.dtype.itemsize >= 4 <= var.dtype.itemsize:
         packed = np.zeros((3, mean.numel()))
-        packed[1], packed[2] = mean.numpy(), var.numpy()
+        packed[1], packed[2] = values("running_mean", mean), values("running_var", var)
         return torch.from_numpy(packed)
     wide = widest(mean.device)
     mean, var = mean.detach().to(wide), var.detach().to(wide)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.kernels import _memory, _team
+from batchnorm.kernels._address import LOW, held
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._layout import Ints
 from batchnorm.kernels._numba_launch import GRAIN, send
@@ -75,9 +76,12 @@ class Again:
         if moments is None:
             moments = torch.empty_like(self._packed)
         send(
-            self._prepared()[0], x.data_ptr(), 0 if residual is None else residual.data_ptr(), 0,
+            self._prepared()[0], at if (at := x.data_ptr()) > LOW else held("x", x),
+            0 if residual is None else residual.data_ptr() or held("residual", residual), 0,
             y.data_ptr(), 0, 0, moments.data_ptr(), 0,
-            0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
+            0 if weight is None
+            else at if (at := weight.data_ptr()) > LOW else held("weight", weight),
+            0 if bias is None else at if (at := bias.data_ptr()) > LOW else held("bias", bias),
             0, 0, 0, self._large and _memory.prepare(y),
         )  # fmt: skip
         return y, moments
@@ -100,10 +104,13 @@ class Again:
         dweight = None if self._weight is None else torch.empty_like(self._weight)
         dbias = None if self._bias is None else torch.empty_like(self._bias)
         send(
-            self._prepared()[1], x.data_ptr(), 0 if residual is None else residual.data_ptr(),
-            dy.data_ptr(), dx.data_ptr(), 0 if dresidual is None else dresidual.data_ptr(), 0,
-            moments.data_ptr(), 0,
-            0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
+            self._prepared()[1], at if (at := x.data_ptr()) > LOW else held("x", x),
+            0 if residual is None else residual.data_ptr() or held("residual", residual),
+            dy.data_ptr() or held("dy", dy), dx.data_ptr(),
+            0 if dresidual is None else dresidual.data_ptr(), 0, moments.data_ptr(), 0,
+            0 if weight is None
+            else at if (at := weight.data_ptr()) > LOW else held("weight", weight),
+            0 if bias is None else at if (at := bias.data_ptr()) > LOW else held("bias", bias),
             0 if dweight is None else dweight.data_ptr(), 0 if dbias is None else dbias.data_ptr(),
             0, self._large and _memory.prepare(dx),
         )  # fmt: skip
@@ -120,8 +127,10 @@ def pattern(shape: Ints, dtype: torch.dtype) -> Tensor:
 
 
 def alike(parameter: Tensor | None) -> Tensor | None:
+    """What `torch.empty_like` makes room for a parameter's gradient from; None for none."""
     return None if parameter is None else pattern(parameter.shape, parameter.dtype)
 
 
 def described(parameter: Tensor | None) -> Parameter:
+    """What `prepare` asks of a parameter: its dtype and strides; None for none."""
     return None if parameter is None else (parameter.dtype, parameter.stride())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.kernels import _memory, _team
+from batchnorm.kernels._address import address
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._layout import Ints, Plan
 from batchnorm.kernels._numba_call import PACK_VARYING
@@ -88,25 +89,21 @@ def launch(
     weights, first = (None, 0) if mask is None else _weights(mask, x.shape, prepared.plan)
     send(
         prepared,
-        x.data_ptr(),
-        _address(residual),
-        _address(dy),
-        _address(out),
-        _address(out_residual),
-        _address(weights),
-        moments.data_ptr(),
-        _address(sums),
-        _address(weight),
-        _address(bias),
-        _address(dweight),
-        _address(dbias),
+        address("x", x),
+        address("residual", residual),
+        address("dy", dy),
+        address("out", out),
+        address("out_residual", out_residual),
+        address("weights", weights),
+        address("moments", moments),
+        address("sums", sums),
+        address("weight", weight),
+        address("bias", bias),
+        address("dweight", dweight),
+        address("dbias", dbias),
         first,
         streams,
     )
-
-
-def _address(t: Tensor | None) -> int:
-    return 0 if t is None else t.data_ptr()
 
 
 def send(

@@ -14,6 +14,7 @@ import torch
 from numba import carray
 from torch import Tensor
 
+from batchnorm.kernels._address import LOW, held
 from batchnorm.kernels._layout import Layout
 from batchnorm.kernels._numba_call import PARAMETER_TYPES, parameter
 from batchnorm.kernels._numba_compile import Kernel, c_function, stamp
@@ -73,15 +74,12 @@ class Limits:
             record = (ctypes.c_char * self._length)()
             _PACK.pack_into(record, 0, *(0,) * len(_VARYING), *self._constant)
         _PACK_VARYING.pack_into(
-            record,
-            0,
-            0,
-            x.data_ptr(),
-            moments.data_ptr(),
-            0 if weight is None else weight.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
+            record, 0, 0, at if (at := x.data_ptr()) > LOW else held("x", x), moments.data_ptr(),
+            0 if weight is None
+            else at if (at := weight.data_ptr()) > LOW else held("weight", weight),
+            0 if bias is None else at if (at := bias.data_ptr()) > LOW else held("bias", bias),
             ctypes.addressof(record) + _PACK.size,
-        )
+        )  # fmt: skip
         kernel(self._dtype).function(record)
         (beyond,) = _ANSWER.unpack_from(record)
         self._free.append(record)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from batchnorm.kernels import _memory, _team
 from batchnorm.kernels._activation import Activation
+from batchnorm.kernels._address import LOW, held
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._numba_again import alike, described, pattern
 from batchnorm.kernels._numba_launch import GRAIN, send
@@ -63,10 +64,13 @@ class Over:
         self, which: int, x: Tensor, weight: Tensor | None, bias: Tensor | None, moments: Tensor
     ) -> None:
         at = x.data_ptr()
+        at = at if at > LOW else held("x", x)
         send(
             self._prepared(which), at, 0, 0, 0 if which == _MEASURE else at, 0, 0,
             moments.data_ptr(), 0,
-            0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
+            0 if weight is None
+            else at if (at := weight.data_ptr()) > LOW else held("weight", weight),
+            0 if bias is None else at if (at := bias.data_ptr()) > LOW else held("bias", bias),
             0, 0, 0, False,
         )  # fmt: skip
         if which != _MEASURE:
@@ -107,9 +111,11 @@ class Over:
         dweight = None if self._weight is None else torch.empty_like(self._weight)
         dbias = None if self._bias is None else torch.empty_like(self._bias)
         send(
-            self._prepared(_RECOVER), y.data_ptr(), 0, dy.data_ptr(), dx.data_ptr(), 0, 0,
-            moments.data_ptr(), 0,
-            0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
+            self._prepared(_RECOVER), at if (at := y.data_ptr()) > LOW else held("x", y), 0,
+            dy.data_ptr() or held("dy", dy), dx.data_ptr(), 0, 0, moments.data_ptr(), 0,
+            0 if weight is None
+            else at if (at := weight.data_ptr()) > LOW else held("weight", weight),
+            0 if bias is None else at if (at := bias.data_ptr()) > LOW else held("bias", bias),
             0 if dweight is None else dweight.data_ptr(), 0 if dbias is None else dbias.data_ptr(),
             0, self._large and _memory.prepare(dx),
         )  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 from numba import carray
 from torch import Tensor
 
+from batchnorm.kernels._address import held
 from batchnorm.kernels._numba_call import PARAMETER_TYPES, parameter, put_parameter
 from batchnorm.kernels._numba_compile import Kernel, c_function, stamp
 from batchnorm.kernels._numba_machine import count_up
@@ -80,10 +81,10 @@ class Mover:
             record,
             0,
             moments.data_ptr(),
-            0 if mean is None else mean.data_ptr(),
-            0 if var is None else var.data_ptr(),
-            0 if batches is None else batches.data_ptr(),
-            0 if skipped is None else skipped.data_ptr(),
+            0 if mean is None else mean.data_ptr() or held("running_mean", mean),
+            0 if var is None else var.data_ptr() or held("running_var", var),
+            0 if batches is None else batches.data_ptr() or held("num_batches_tracked", batches),
+            0 if skipped is None else skipped.data_ptr() or held("skipped", skipped),
         )
         kernel().function(record)
         self._free.append(record)

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from batchnorm.kernels._address import values
+
 Values = NDArray[np.float64]
 
 _MOST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
@@ -31,32 +33,33 @@ def update_running(
         return False
     if not (_taken(mean, moments) and _taken(var, moments)):
         return False
-    values, new_mean, new_var = moments.numpy()
-    least = np.minimum.reduce(values, initial=np.inf)
+    counts, new_mean, new_var = moments.numpy()
+    least = np.minimum.reduce(counts, initial=np.inf)
     if not least > 0:
         return True
     with np.errstate(all="ignore"):  # as torch: what overflows is judged, and does not fit
-        unbiased = new_var * (values / (values - 1))
+        unbiased = new_var * (counts / (counts - 1))
         if least <= 1:
-            unbiased = np.where(values > 1, unbiased, new_var)
+            unbiased = np.where(counts > 1, unbiased, new_var)
         if not (_fits(mean, new_mean) and _fits(var, unbiased)):
             if skipped is not None:
-                count(skipped)
+                count("skipped", skipped)
             return True
         if batches is not None:
-            count(batches)
+            count("num_batches_tracked", batches)
         share = _share(momentum, decay, batches)
         if mean is not None:
-            _move(mean, new_mean, share)
+            _move("running_mean", mean, new_mean, share)
         if var is not None:
-            _move(var, unbiased, share if least > 1 else np.where(values > 1, share, 0.0))
+            share = share if least > 1 else np.where(counts > 1, share, 0.0)
+            _move("running_var", var, unbiased, share)
     return True
 
 
-def count(counter: Tensor) -> None:
+def count(name: str, counter: Tensor) -> None:
     """Add one, also to what was made in inference mode, which torch refuses outside of it."""
     if _plain(counter):
-        counter.numpy()[...] += 1
+        values(name, counter)[:] += 1
         torch.autograd.graph.increment_version(counter)
     else:
         counter.add_(1)
@@ -81,10 +84,10 @@ def _fits(buffer: Tensor | None, new: Values) -> bool:
     return bool(np.maximum.reduce(np.abs(new), initial=0.0) <= _MOST[buffer.dtype])
 
 
-def _move(buffer: Tensor, new: Values, share: float | Values) -> None:
+def _move(name: str, buffer: Tensor, new: Values, share: float | Values) -> None:
     """In float64, rounded once; autograd must learn of what was written behind its back."""
-    values = buffer.numpy()
-    values += (new - values) * share
+    now = values(name, buffer)
+    now += (new - now) * share
     torch.autograd.graph.increment_version(buffer)
 
 

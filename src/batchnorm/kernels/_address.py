@@ -1,0 +1,66 @@
+"""Where tensors lie that are read by address: none of those whose memory was freed.
+
+Some programs free the memory of a tensor that they will fill again, FSDP and offloading among them:
+``x.untyped_storage().resize_(0)``. Its address is 0 then, by which kernels know what there is not,
+and that of a view its distance from there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+LOW = 2**32  # hardly any memory lies below: there it is looked at more closely
+
+_NUMPYS: dict[torch.dtype, type[np.generic]] = {
+    **{torch.float32: np.float32, torch.float64: np.float64, torch.uint8: np.uint8},
+    **{torch.int64: np.int64, torch.int32: np.int32, torch.int16: np.int16, torch.int8: np.int8},
+}
+
+
+def address(name: str, t: Tensor | None) -> int:
+    """The address of `t`, 0 for none; raises as `held` does."""
+    if t is None:
+        return 0
+    at = t.data_ptr()
+    return at if at > LOW else held(name, t)
+
+
+def held(name: str, t: Tensor) -> int:
+    """The address of a tensor that may have lost its memory, 0 if it has no elements.
+
+    Short ways ask it where an address is at most `LOW`; or where it is 0, which sees no view.
+
+    Raises:
+        RuntimeError: its memory was freed.
+    """
+    if t.numel() and not t.untyped_storage().nbytes():
+        raise RuntimeError(
+            f"{name} of shape {tuple(t.shape)} has no memory: its storage was freed, as by "
+            f"untyped_storage().resize_(0); expected its values to be there when batch norm reads "
+            f"them, in a forward and in a backward pass: free it later, or fill it again before"
+        )
+    return t.data_ptr()
+
+
+def values(name: str, t: Tensor) -> NDArray[Any]:
+    """What a tensor on a CPU holds, flat: integers, float32 or float64; its memory if contiguous.
+
+    After ``t.numpy()`` torch would never let that memory be freed or grow.
+    """
+    t = t if t.is_contiguous() else t.contiguous()
+    at, dtype = _view(t.dtype, t.numel())
+    return np.frombuffer(at(t.data_ptr() or held(name, t)), dtype)
+
+
+@lru_cache(256)
+def _view(dtype: torch.dtype, count: int) -> tuple[Callable[[int], Any], np.dtype[Any]]:
+    """What makes a buffer at an address, and what NumPy reads there."""
+    return (ctypes.c_char * (count * dtype.itemsize)).from_address, np.dtype(_NUMPYS[dtype])
