@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from batchnorm import BatchNormAct1d, BatchNormAct2d
 from batchnorm.functional import _familiar, batch_norm
 from batchnorm.kernels import _in_place, numba
+from long_way import counted, same
 from oracle import laid_out
 
 LEAKY = torch.nn.LeakyReLU(0.3)
@@ -21,20 +22,11 @@ KINDS = [None, LEAKY, "elu"]
 @pytest.fixture
 def long(monkeypatch):
     """Counts what went the long way: the writing over the input, and gradients from the output."""
-    taken = {"forward": 0, "backward": 0}
-
-    def counting(owner, name, label):
-        function = getattr(owner, name)
-
-        def call(*args, **options):
-            taken[label] += 1
-            return function(*args, **options)
-
-        monkeypatch.setattr(owner, name, call)
-
-    counting(_in_place, "forward", "forward")
-    counting(numba, "backward_from_output", "backward")
-    return taken
+    return counted(
+        monkeypatch,
+        forward=(_in_place, "forward"),
+        backward=(numba, "backward_from_output"),
+    )
 
 
 def images(dtype=torch.float32, shape=(5, 6, 3, 7), layout="contiguous", seed=0):
@@ -66,11 +58,6 @@ def step(x, weight, bias, training=True, mode=torch.enable_grad, graph=True, **o
     dy = torch.empty_like(y).copy_(dy)
     leaves = [t for t in (leaf, weight, bias) if t is not None and t.requires_grad]
     return [y.detach(), *torch.autograd.grad(y, leaves, dy), *running], y is over
-
-
-def same(got, expected):
-    assert len(got) == len(expected)
-    return all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 def warm(x, weight, bias, long, **options):

@@ -4,26 +4,11 @@ import pytest
 import torch
 
 from batchnorm import BatchNormAct2d
-from batchnorm.functional import _direct, _familiar, batch_norm
+from batchnorm.functional import _familiar, batch_norm
 from batchnorm.kernels import numba
+from long_way import long as long
+from long_way import same
 from oracle import laid_out
-
-
-@pytest.fixture
-def long(monkeypatch):
-    """Counts the calls that went the long way, forward and backward."""
-    taken = {"forward": 0, "backward": 0}
-
-    def counting(name, function):
-        def call(*args):
-            taken[name] += 1
-            return function(*args)
-
-        return call
-
-    monkeypatch.setattr(_direct, "batch_norm", counting("forward", _direct.batch_norm))
-    monkeypatch.setattr(_familiar, "gradients", counting("backward", _familiar.gradients))
-    return taken
 
 
 def tensors(dtype=torch.float32, shape=(5, 6, 3, 7), layout="contiguous", added=None):
@@ -46,11 +31,6 @@ def step(x, r, weight, bias, training=True, mode=torch.enable_grad, needs=True, 
     dy = torch.empty_like(y).copy_(dy)
     leaves = [t for t in (x, r, weight, bias) if t is not None and t.requires_grad]
     return [y.detach(), *torch.autograd.grad(y, leaves, dy), *running]
-
-
-def same(got, expected):
-    assert len(got) == len(expected)
-    return all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "silu"])
