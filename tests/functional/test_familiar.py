@@ -9,27 +9,12 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils.checkpoint import checkpoint
 
 from batchnorm import BatchNorm1d, BatchNorm2d, BatchNormAct2d
-from batchnorm.functional import _direct, _familiar, batch_norm
+from batchnorm.functional import _direct, _familiar, _guards, batch_norm
 from batchnorm.functional._running import Running
 from batchnorm.kernels import numba
 from batchnorm.kernels._activation import Activation
-
-
-@pytest.fixture
-def long(monkeypatch):
-    """Counts the calls that went the long way, forward and backward."""
-    taken = {"forward": 0, "backward": 0}
-
-    def counting(name, function):
-        def call(*args):
-            taken[name] += 1
-            return function(*args)
-
-        return call
-
-    monkeypatch.setattr(_direct, "batch_norm", counting("forward", _direct.batch_norm))
-    monkeypatch.setattr(_familiar, "gradients", counting("backward", _familiar.gradients))
-    return taken
+from long_way import long as long
+from long_way import same
 
 
 def images(dtype=torch.float32, shape=(5, 6, 3, 7), kind="contiguous", seed=0):
@@ -63,11 +48,6 @@ def step(x, weight, bias, training=True, mode=torch.enable_grad, **options):
     dy = torch.empty_like(y).copy_(dy)
     leaves = [t for t in (x, weight, bias) if t is not None and t.requires_grad]
     return [y.detach(), *torch.autograd.grad(y, leaves, dy), *running]
-
-
-def same(got, expected):
-    assert len(got) == len(expected)
-    return all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "gelu", torch.nn.LeakyReLU(0.3)])
@@ -449,6 +429,36 @@ def test_what_was_learned_in_inference_mode_serves_second_derivatives():
     y = batch_norm(x, None, None, weight, bias, True)
     (dx,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
     assert torch.autograd.grad(dx.square().sum(), weight)[0].abs().sum() > 0
+
+
+def test_what_was_interrupted_is_learned_later(long, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    made = numba.again
+    monkeypatch.setattr(numba, "again", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        batch_norm(images(), training=True)
+    monkeypatch.setattr(numba, "again", made)
+    for _ in range(3):
+        batch_norm(images(), training=True)
+    assert long["forward"] <= 1
+
+
+def test_calls_with_a_tensor_twice_crowd_out_no_others(monkeypatch):
+    x, (weight, bias) = images().requires_grad_(), parameters(6, True, True)
+    for _ in range(12):
+        batch_norm(
+            x, None, None, weight, bias, True, activation="relu", residual=x
+        ).sum().backward()
+    guards = []
+    find = _guards.Guards.find
+    monkeypatch.setattr(
+        _guards.Guards, "find", lambda self, tensors: guards.append(self) or find(self, tensors)
+    )
+    batch_norm(x, None, None, weight, bias, True, activation="relu", residual=x).sum().backward()
+    assert len(guards) == 2
+    assert not any(one.full() for one in guards)
 
 
 def test_what_cannot_be_familiar_is_learned_once(monkeypatch):

@@ -182,6 +182,15 @@ def test_other_arguments_of_the_same_layer():
         layer(x[0])
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_no_input_is_refused_as_ever(affine):
+    layer, x = BatchNorm2d(4, affine=affine), torch.randn(6, 4, 5, 4)
+    for _ in range(3):
+        with pytest.raises(TypeError, match="input is of type NoneType"):
+            layer(None)
+        layer(x)
+
+
 def test_other_parameters_for_a_call():
     layer, x = BatchNorm2d(4), torch.randn(6, 4, 5, 4)
     for _ in range(2):

@@ -34,7 +34,10 @@ class Guards:
         return None
 
     def keep(self, tensors: tuple[Tensor, ...], known: Any) -> None:
-        """Remember what is known of such tensors, unless there are too many kinds."""
+        """Remember what is known of such tensors, unless there are too many kinds.
+
+        Not of a call that has the same tensor twice, to which torch's answer is always no.
+        """
         if not self.full():
             make: Any = guards.TensorGuards  # whose stub is wrong about sizes
             guard = make(
@@ -42,4 +45,5 @@ class Guards:
                 dynamic_dims_sizes=[list(t.shape) for t in tensors],
                 dynamic_dims_strides=[list(t.stride()) for t in tensors],
             )
-            self._kinds.append((guard.check, known))
+            if guard.check(*tensors):
+                self._kinds.append((guard.check, known))

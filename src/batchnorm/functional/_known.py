@@ -12,7 +12,7 @@ from batchnorm.functional._guards import Guards
 from batchnorm.functional._running import Running
 from batchnorm.functional._unseen import quiet, unseen
 from batchnorm.kernels import _in_place, native, numba, plain
-from batchnorm.kernels._call import Again, Call
+from batchnorm.kernels._call import Again, Backend, Call
 from batchnorm.kernels._pick import pick
 
 if TYPE_CHECKING:
@@ -61,10 +61,14 @@ class Familiar:
         """Take over what the long way has found out about `call`, the first of its kind."""
         if self.met:
             return
-        self.met = True
         backend = pick(call)
-        if backend is plain:
-            return
+        if backend is not plain:
+            self._take_over(backend, call, training, running, inplace)
+        self.met = True  # not before: compiling takes seconds, in which users interrupt
+
+    def _take_over(
+        self, backend: Backend, call: Call, training: bool, running: Running, inplace: bool
+    ) -> None:
         x, weight, bias, residual, _, eps, f = call
         there = (t is not None for t in (x, weight, bias, residual))
         self.wanted = *there, False, False, False

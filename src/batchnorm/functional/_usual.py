@@ -94,4 +94,7 @@ def _present(*tensors: Tensor | None) -> tuple[bool, ...]:
 
 
 def _given(tensors: tuple[Any, ...], has: tuple[bool, ...]) -> tuple[Tensor, ...]:
-    return tensors if False not in has else tuple(t for t in tensors if t is not None)
+    """What is compared: x, whatever that is, and those that there are of the others."""
+    if False not in has:
+        return tensors
+    return tensors[0], *(t for t in tensors[1:] if t is not None)
