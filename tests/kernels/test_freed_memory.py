@@ -4,14 +4,13 @@ In a process of their own, which a kernel that reads them would end.
 """
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from batchnorm import BatchNorm1d
 from batchnorm.kernels import numba
+from processes import python
 
 CASES = """
 import json
@@ -89,10 +88,7 @@ print(json.dumps(found))
 
 @pytest.mark.parametrize("familiar", [False, True])
 def test_what_was_freed_is_refused(familiar):
-    code = CASES.format(familiar=familiar)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
+    found = json.loads(python(CASES.format(familiar=familiar)))
     assert len(found) == 42
     for case, (name, words) in found.items():
         ours = words.startswith(f"{name} of shape") and "its storage was freed" in words

@@ -15,6 +15,7 @@ import oracle
 from batchnorm.kernels import _team, numba, plain
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
+from processes import python
 
 SHAPES = [(3000, 70), (9, 12, 90, 91), (2, 1, 400, 401), (2, 3, 300, 301)]
 
@@ -159,20 +160,6 @@ def test_workers_of_a_data_loader():
     here = [_Normalized()[i] for i in range(4)]
     loader = torch.utils.data.DataLoader(_Normalized(), batch_size=None, num_workers=2)
     assert same(list(loader), here)
-
-
-def python(source, **environment):
-    """Run `source` in a new process; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(source)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

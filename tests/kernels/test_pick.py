@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from batchnorm.kernels import _numba_compile, native, numba, plain
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._pick import ORDER, pick
+from processes import python
 
 
 def call(x, **change):
@@ -39,19 +39,6 @@ class OnMps:
 
     def __getattr__(self, name):
         return getattr(self.like, name)
-
-
-def python(source, **environment):
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(source)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_the_first_that_takes_a_call_gets_it(monkeypatch):
