@@ -10,6 +10,7 @@ from batchnorm.kernels import _in_place, _memory, numba, plain
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._layout import layout
+from batchnorm.kernels._numba_ahead import FAR
 
 BACKENDS = [numba, plain]
 ACTIVATIONS = [
@@ -82,6 +83,13 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_and_activation(backend, activation, layout, shape):
     check(backend, *problem(shape, layout=layout, activation=activation))
+
+
+@pytest.mark.parametrize("shape", [(9, 5, 117, 113), (2, 2, 400, 401), (30, 64, 24, 23)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_tensors_that_no_second_cache_holds(layout, shape):
+    assert 4 * torch.Size(shape).numel() >= FAR
+    check(numba, *problem(shape, layout=layout, activation=ACTIVATIONS[1]))
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)

@@ -15,6 +15,7 @@ import oracle
 from batchnorm.kernels import _team, numba, plain
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
+from compared import everything, same
 from processes import python
 
 SHAPES = [(3000, 70), (9, 12, 90, 91), (2, 1, 400, 401), (2, 3, 300, 301)]
@@ -34,19 +35,6 @@ def problem(shape, layout="contiguous", activation="relu", masked=False, residua
     weight, bias = torch.randn(2, shape[1])
     r = torch.randn(shape) if residual else None
     return Call(x, weight, bias, r, mask, 1e-5, Activation.parse(activation)), torch.randn(shape)
-
-
-def everything(call, dy):
-    y, moments = numba.forward(call)
-    gradients = numba.backward(dy, call, moments, False, (True, call.residual is not None))
-    sums = numba.backward_reduce(dy, call, moments)
-    halves = numba.backward_input(dy, call, moments, sums)
-    found = [y, moments, *gradients, sums, numba.statistics(call.x, call.mask), halves]
-    return [t for t in found if t is not None]
-
-
-def same(ours, others):
-    return all(torch.equal(a, b) for a, b in zip(ours, others, strict=True))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -18,6 +18,13 @@ from batchnorm.kernels._numba_scalar import choose, either, like, polynomial, po
 # Sums may be reordered, and nothing else; NaN, infinities and signed zeros keep their meaning.
 summing: Any = numba.njit(fastmath={"reassoc", "contract"}, error_model="numpy", nogil=True)
 mapping: Any = numba.njit(fastmath={"contract"}, error_model="numpy", nogil=True)
+# The same as part of whatever calls them: for loops over so few elements that a call would show.
+inline_summing: Any = numba.njit(
+    fastmath={"reassoc", "contract"}, error_model="numpy", nogil=True, forceinline=True
+)
+inline_mapping: Any = numba.njit(
+    fastmath={"contract"}, error_model="numpy", nogil=True, forceinline=True
+)
 
 _KIND = {kind: code for code, kind in enumerate(KINDS)}
 IDENTITY, RELU, RELU6, LEAKY = (_KIND[k] for k in ("identity", "relu", "relu6", "leaky_relu"))

@@ -26,6 +26,7 @@ TAGS = {
 WIDE = np.float64(0)
 TILE = 512  # elements worked on at once where there is more than one pass: 4 KB, in the first cache
 TILES = 7
+STRIP = 64  # elements of each of four rows that are worked on while as many are asked for
 _WIDEST = '"prefer-vector-width"="512"'  # LLVM keeps to 256 bits on CPUs that have 512
 
 _FLOAT, _DOUBLE, _HALF = ir.FloatType(), ir.DoubleType(), ir.HalfType()
@@ -36,6 +37,7 @@ _ELEMENTS: dict[Any, tuple[ir.Type, int]] = {
     types.uint16: (_I16, 2),
     types.int16: (_HALF, 2),
 }
+SIZES = {tag: size for tag, (_, size) in _ELEMENTS.items()}
 
 
 def _pointer(builder: Any, address: Any, index: Any, tag: Any) -> tuple[Any, int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchnorm.kernels import _numba_ahead as ahead
 from batchnorm.kernels import _numba_general as general
+from batchnorm.kernels import _numba_long as long
 from batchnorm.kernels import _numba_loops as loops
 from batchnorm.kernels import _numba_segments as segments
 from batchnorm.kernels._numba_call import (
@@ -16,6 +18,8 @@ from batchnorm.kernels._numba_machine import fence
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import TILE, at
 
+LONG = 4096  # bytes
+
 
 @mapping
 def measure(p: Any, c: Any, part: Any, shift: Any, work: Any, tag: Any) -> Any:
@@ -24,10 +28,12 @@ def measure(p: Any, c: Any, part: Any, shift: Any, work: Any, tag: Any) -> Any:
     x, step = segments.offsets(p, o, c, i, tag)[0], p.x_outer
     s = q = 0.0
     if n <= segments.SHORT:
-        s, q = segments.measure(x, step, count, n, shift, work, tag)
+        far = ahead.far(p, ahead.FAR, tag)
+        s, q = segments.measure(p, x, step, p.x_channel, count, n, shift, far, work, tag)
+    elif ahead.far(p, ahead.FAR, tag):
+        s, q = long.measure(p, x, step, p.x_channel, count, n, shift, work, tag)
     else:
         for k in range(count):
-            segments.ahead(x, k, step, count, n, tag)
             ds, dq = loops.measure(at(x, k * step, tag), n, shift, tag)
             s, q = s + ds, q + dq
     return float(count * n), s, q
@@ -48,29 +54,37 @@ def measure_weighted(p: Any, c: Any, part: Any, shift: Any, work: Any, tag: Any)
 
 
 @mapping
+def _streams(p: Any, n: Any, tag: Any) -> Any:
+    """Whether a part goes past the caches: in whole lines, or with few that are not."""
+    size = at(64, n, tag) - 64
+    return p.streams != 0 and (size % 64 == 0 or size >= LONG)
+
+
+@mapping
 def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a part, with an activation that is a bend."""
     mean, invstd, weight, bias = constants(p, c)
     line, bent = (mean, invstd * weight, bias), bends(p, tag)
     o, i, count, n = segments.bounds(p, part)
-    if p.streams == 0 and p.residual == 0:
+    streams = _streams(p, n, tag)
+    if not streams and p.residual == 0:
         x, _, _, y, _, _ = segments.offsets(p, o, c, i, tag)
         loops.normalize(x, p.x_outer, y, p.channels * p.inner, count, n, line, bent, tag)
         return
     tile = work[0].ctypes.data
-    most = TILE if p.streams else max(n, 1)
-    for k in range(count):
+    most = TILE if streams else max(n, 1)
+    for k in range(count - 1, -1, -1):
         for start in range(0, n, most):
             m = min(most, n - start)
             x, r, _, y, _, _ = segments.offsets(p, o + k, c, i + start, tag)
-            target = tile if p.streams else y
+            target = tile if streams else y
             if r:
                 loops.normalize_add(x, r, target, m, line, bent, tag)
             else:
                 loops.normalize(x, 0, target, 0, 1, m, line, bent, tag)
-            if p.streams:
+            if streams:
                 loops.stream(tile, y, m, tag)
-    if p.streams:
+    if streams:
         fence()
 
 
@@ -96,15 +110,16 @@ def reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     o, i, count, n = segments.bounds(p, part)
     x, r, dy, _, _, _ = segments.offsets(p, o, c, i, tag)
     xs, rs, dys = p.x_outer, p.residual_outer, p.dy_outer
+    xb, dyb, bent, far = p.x_channel, p.dy_channel, bends(p, tag), ahead.far(p, ahead.FAR, tag)
     s = q = 0.0
     if n <= segments.SHORT and r == 0:
-        s, q = segments.reduce(x, xs, dy, dys, count, n, line, bends(p, tag), work, tag)
+        s, q = segments.reduce(p, x, xs, xb, dy, dys, dyb, count, n, line, bent, far, work, tag)
+    elif far and r == 0:
+        s, q = long.reduce(p, x, xs, xb, dy, dys, dyb, count, n, line, bent, work, tag)
     else:
         for k in range(count):
-            segments.ahead(x, k, xs, count, n, tag)
-            segments.ahead(dy, k, dys, count, n, tag)
             here, there = at(x, k * xs, tag), at(dy, k * dys, tag)
-            ds, dq = loops.reduce(here, at(r, k * rs, tag), there, n, line, bends(p, tag), tag)
+            ds, dq = loops.reduce(here, at(r, k * rs, tag), there, n, line, bent, tag)
             s, q = s + ds, q + dq
     return s, q * invstd
 
@@ -134,25 +149,26 @@ def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     line, pull = (mean, invstd * weight, bias), pulls(p, c, invstd, weight)
     bent = bends(p, tag)
     o, i, count, n = segments.bounds(p, part)
-    if p.streams == 0 and p.residual == 0:
+    streams = _streams(p, n, tag)
+    if not streams and p.residual == 0:
         x, _, dy, dx, _, _ = segments.offsets(p, o, c, i, tag)
         steps = p.channels * p.inner
         loops.spread(x, p.x_outer, dy, p.dy_outer, dx, steps, count, n, line, pull, bent, tag)
         return
     tile = work[0].ctypes.data
-    most = TILE if p.streams else max(n, 1)
-    for k in range(count):
+    most = TILE if streams else max(n, 1)
+    for k in range(count - 1, -1, -1):
         for start in range(0, n, most):
             m = min(most, n - start)
             x, r, dy, dx, dr, _ = segments.offsets(p, o + k, c, i + start, tag)
-            target = tile if p.streams else dx
+            target = tile if streams else dx
             if r:
                 loops.spread_add(x, r, dy, target, dr, m, line, pull, bent, tag)
             else:
                 loops.spread(x, 0, dy, 0, target, 0, 1, m, line, pull, bent, tag)
-            if p.streams:
+            if streams:
                 loops.stream(tile, dx, m, tag)
-    if p.streams:
+    if streams:
         fence()
 
 

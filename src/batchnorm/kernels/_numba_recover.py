@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchnorm.kernels import _numba_ahead as ahead
 from batchnorm.kernels import _numba_inverse as undo
 from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_row_loops as rows
 from batchnorm.kernels._numba_call import constants, pulls
 from batchnorm.kernels._numba_math import ELU, mapping, summing
-from batchnorm.kernels._numba_memory import TILE, constant, constant_size, read, store
+from batchnorm.kernels._numba_memory import TILE, at, constant, constant_size, read, store
 from batchnorm.kernels._numba_scalar import centre, fit
 from batchnorm.kernels._numba_segments import bounds, offsets
+
+RUN = 256  # elements summed between questions for those to come
 
 
 @summing
@@ -43,11 +46,18 @@ def planar_reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     _, _, weight, bias = constants(p, c)
     words, slopes = _in_words(bias, p.slope, tag)
     o, i, count, n = bounds(p, part)
+    first = offsets(p, o, c, i, tag)
+    far = ahead.far(p, ahead.FAR, tag)
     s = q = 0.0
     for k in range(count):
-        for start in range(0, n, TILE):
-            m = min(TILE, n - start)
+        for start in range(0, n, RUN):
+            m = min(RUN, n - start)
             y, _, dy, _, _, _ = offsets(p, o + k, c, i + start, tag)
+            if far:
+                later = ahead.segment(p, first[0], p.x_outer, p.x_channel, k, count, n, tag)
+                ahead.fetch(at(later, start, tag), m, tag)
+                later = ahead.segment(p, first[2], p.dy_outer, p.dy_channel, k, count, n, tag)
+                ahead.fetch(at(later, start, tag), m, tag)
             if p.activation == ELU:
                 ds, dq = _sum(y, dy, m, words, slopes, undo.elu, tag)
             else:
@@ -119,12 +129,16 @@ def rows_reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
     _, slopes = _in_words(0.0, p.slope, tag)
     s, q = work[1][1], work[1][2]
     blocks.clear(p, part)
+    far = ahead.far(p, ahead.FAR_ROWS, tag)
     for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
         work[1][1:3] = 0.0
         for row in range(first, stop):
             y, _, dy, _, _ = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
+            if far:
+                ahead.fetch(at(y, ahead.ROWS * p.joined * p.x_outer, tag), n, tag)
+                ahead.fetch(at(dy, ahead.ROWS * p.joined * p.dy_outer, tag), n, tag)
             if p.activation == ELU:
                 _sum_row(y, dy, n, v, p.columns, slopes, s, q, undo.elu, tag)
             else:
@@ -138,11 +152,15 @@ def rows_spread(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's gradient of x."""
     first, stop = blocks.block(p, part)
     _, slopes = _in_words(0.0, p.slope, tag)
+    far = ahead.far(p, ahead.FAR_ROWS, tag)
     for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
         for row in range(stop - 1, first - 1, -1):
             y, _, dy, dx, _ = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
+            if far:
+                ahead.fetch(at(y, -ahead.ROWS * p.joined * p.x_outer, tag), n, tag)
+                ahead.fetch(at(dy, -ahead.ROWS * p.joined * p.dy_outer, tag), n, tag)
             if p.activation == ELU:
                 _write_row(y, dy, dx, n, v, p.columns, slopes, undo.elu, tag)
             else:

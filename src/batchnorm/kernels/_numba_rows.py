@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchnorm.kernels import _numba_ahead as ahead
 from batchnorm.kernels import _numba_general as general
 from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_row_constants as columns
 from batchnorm.kernels import _numba_row_loops as rows
+from batchnorm.kernels import _numba_row_strips as strips
 from batchnorm.kernels._numba_call import bends
+from batchnorm.kernels._numba_machine import fence
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import TILE, constant_size
 
@@ -25,6 +28,7 @@ def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
     first, stop = blocks.block(p, part)
     xs = p.joined * p.x_outer
     s, q = blocks.begin(p, part, work)
+    far = ahead.far(p, ahead.FAR_ROWS, tag)
     for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
         row = first
@@ -32,7 +36,10 @@ def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
             x = blocks.addresses(p, row, start, tag)[0]
             n = blocks.length(p, row, start)
             if blocks.four(p, row, stop, start):
-                rows.measure(x, xs, n, v, s, q, rows.FOUR, tag)
+                if far:
+                    strips.measure(x, xs, n, v, s, q, tag)
+                else:
+                    rows.measure(x, xs, n, v, s, q, rows.FOUR, tag)
                 row += 4
             else:
                 rows.measure(x, xs, n, v, s, q, rows.ONE, tag)
@@ -69,6 +76,8 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
     first, stop = blocks.block(p, part)
     f, bent = p.columns, bends(p, tag)
     xs, ys = p.joined * p.x_outer, p.columns
+    far = ahead.far(p, ahead.FAR_ROWS, tag)
+    tile = strips.tile(p, work, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
         row = stop
@@ -79,10 +88,14 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
             n = blocks.length(p, row, start)
             if r:
                 rows.normalize_add(x, r, y, n, v, f, bent, tag)
+            elif together and far:
+                strips.normalize(x, xs, y, ys, n, v, f, bent, tile, tag)
             elif together:
                 rows.normalize(x, xs, y, ys, n, v, f, bent, rows.FOUR, tag)
             else:
                 rows.normalize(x, xs, y, ys, n, v, f, bent, rows.ONE, tag)
+    if tile:
+        fence()
 
 
 @mapping
@@ -129,6 +142,7 @@ def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
     first, stop = blocks.block(p, part)
     f, xs, dys, bent = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer, bends(p, tag)
     s, q = blocks.begin(p, part, work)
+    far = ahead.far(p, ahead.FAR_ROWS, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
         row = first
@@ -139,7 +153,10 @@ def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
                 rows.reduce_add(x, r, dy, n, v, f, bent, s, q, tag)
                 row += 1
             elif blocks.four(p, row, stop, start):
-                rows.reduce(x, xs, dy, dys, n, v, f, bent, s, q, rows.FOUR, tag)
+                if far:
+                    strips.reduce(x, xs, dy, dys, n, v, f, bent, s, q, tag)
+                else:
+                    rows.reduce(x, xs, dy, dys, n, v, f, bent, s, q, rows.FOUR, tag)
                 row += 4
             else:
                 rows.reduce(x, xs, dy, dys, n, v, f, bent, s, q, rows.ONE, tag)
@@ -176,6 +193,8 @@ def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's gradient of x, and of the residual if there is one."""
     first, stop = blocks.block(p, part)
     f, xs, dys, bent = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer, bends(p, tag)
+    far = ahead.far(p, ahead.FAR_ROWS, tag)
+    tile = strips.tile(p, work, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
         row = stop
@@ -186,10 +205,14 @@ def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
             n = blocks.length(p, row, start)
             if r:
                 rows.spread_add(x, r, dy, dx, dr, n, v, f, bent, tag)
+            elif together and far:
+                strips.spread(x, xs, dy, dys, dx, n, v, f, bent, tile, tag)
             elif together:
                 rows.spread(x, xs, dy, dys, dx, f, n, v, f, bent, rows.FOUR, tag)
             else:
                 rows.spread(x, xs, dy, dys, dx, f, n, v, f, bent, rows.ONE, tag)
+    if tile:
+        fence()
 
 
 @mapping

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchnorm.kernels._numba_ahead import fetch, segment
 from batchnorm.kernels._numba_loops import in_words
-from batchnorm.kernels._numba_machine import prefetch
 from batchnorm.kernels._numba_math import bend_back, mapping, summing
 from batchnorm.kernels._numba_memory import WIDE, add_to, at, read, take_back
 from batchnorm.kernels._numba_scalar import centre, fit
 
 SHORT = 256  # elements: adding up each segment by itself would cost as much as reading it
-UNSEEN = 1024  # elements: below this, hardware sees no stream to fetch ahead of
-AHEAD = 4  # segments: 2 and 8 are slower
 FEW = 64  # segments summed in the type in which elements are computed
 ONE, FOUR = (0,), (0, 0, 0, 0)
 
@@ -46,16 +44,7 @@ def offsets(p: Any, o: Any, c: Any, i: Any, tag: Any) -> Any:
 
 
 @mapping
-def ahead(x: Any, k: Any, step: Any, count: Any, n: Any, tag: Any) -> None:
-    """Fetch a segment that comes later than the k-th: 7 x 7 images take 20 % less time."""
-    if n < UNSEEN and k + AHEAD < count:
-        start = at(x, (k + AHEAD) * step, tag)
-        for byte in range(0, at(start, n, tag) - start, 64):
-            prefetch(start + byte)
-
-
-@mapping
-def _zeros(work: Any, n: Any) -> Any:
+def zeros(work: Any, n: Any) -> Any:
     """Two buffers for sums of columns."""
     work[1][4][:n] = 0.0
     work[1][5][:n] = 0.0
@@ -63,18 +52,16 @@ def _zeros(work: Any, n: Any) -> Any:
 
 
 @summing
-def _total(s: Any, n: Any, tag: Any) -> Any:
+def total(s: Any, n: Any, tag: Any) -> Any:
     """The sum of a buffer, which begins anew."""
-    total = 0.0
+    held = 0.0
     for j in range(n):
-        total += take_back(s, j, tag)
-    return total
+        held += take_back(s, j, tag)
+    return held
 
 
 @summing
-def _measure(
-    x: Any, step: Any, n: Any, shift: Any, s: Any, q: Any, segments: Any, tag: Any
-) -> None:
+def add(x: Any, step: Any, n: Any, shift: Any, s: Any, q: Any, segments: Any, tag: Any) -> None:
     """Add as many segments as that tuple has members, `step` elements apart, column by column."""
     for j in range(n):
         a = b = fit(0.0, tag)
@@ -86,30 +73,34 @@ def _measure(
 
 
 @mapping
-def measure(x: Any, step: Any, count: Any, n: Any, shift: Any, work: Any, tag: Any) -> Any:
+def measure(
+    p: Any, x: Any, step: Any, beyond: Any, count: Any, n: Any, shift: Any, far: Any, work: Any,
+    tag: Any,
+) -> Any:  # fmt: skip
     """Sums of ``x - shift`` and of its square over `count` short segments."""
-    s, q = _zeros(work, n)
+    s, q = zeros(work, n)
     first = second = 0.0
     near = fit(shift, tag)
     k = 0
     while k < count:
         here = at(x, k * step, tag)
         if k + 4 <= count:
-            for later in range(k, k + 4):
-                ahead(x, later, step, count, n, tag)
-            _measure(here, step, n, near, s, q, FOUR, tag)
+            if far:
+                for j in range(k, k + 4):
+                    fetch(segment(p, x, step, beyond, j, count, n, tag), n, tag)
+            add(here, step, n, near, s, q, FOUR, tag)
             k += 4
         else:
-            _measure(here, step, n, near, s, q, ONE, tag)
+            add(here, step, n, near, s, q, ONE, tag)
             k += 1
         if k % FEW == 0 or k == count:
-            first += _total(s, n, tag)
-            second += _total(q, n, tag)
+            first += total(s, n, tag)
+            second += total(q, n, tag)
     return first, second
 
 
 @summing
-def _reduce(
+def add_gradient(
     x: Any, xs: Any, dy: Any, dys: Any, n: Any, line: Any, bent: Any, s: Any, q: Any,
     segments: Any, tag: Any,
 ) -> None:  # fmt: skip
@@ -127,26 +118,27 @@ def _reduce(
 
 @mapping
 def reduce(
-    x: Any, xs: Any, dy: Any, dys: Any, count: Any, n: Any, line: Any, bent: Any, work: Any,
-    tag: Any,
+    p: Any, x: Any, xs: Any, xb: Any, dy: Any, dys: Any, dyb: Any, count: Any, n: Any, line: Any,
+    bent: Any, far: Any, work: Any, tag: Any,
 ) -> Any:  # fmt: skip
     """Sums of g and of ``g (x - mean)`` over `count` short segments."""
-    s, q = _zeros(work, n)
+    s, q = zeros(work, n)
     words = in_words(line, tag)
     first = second = 0.0
     k = 0
     while k < count:
         here, there = at(x, k * xs, tag), at(dy, k * dys, tag)
         if k + 4 <= count:
-            for later in range(k, k + 4):
-                ahead(x, later, xs, count, n, tag)
-                ahead(dy, later, dys, count, n, tag)
-            _reduce(here, xs, there, dys, n, words, bent, s, q, FOUR, tag)
+            if far:
+                for j in range(k, k + 4):
+                    fetch(segment(p, x, xs, xb, j, count, n, tag), n, tag)
+                    fetch(segment(p, dy, dys, dyb, j, count, n, tag), n, tag)
+            add_gradient(here, xs, there, dys, n, words, bent, s, q, FOUR, tag)
             k += 4
         else:
-            _reduce(here, xs, there, dys, n, words, bent, s, q, ONE, tag)
+            add_gradient(here, xs, there, dys, n, words, bent, s, q, ONE, tag)
             k += 1
         if k % FEW == 0 or k == count:
-            first += _total(s, n, tag)
-            second += _total(q, n, tag)
+            first += total(s, n, tag)
+            second += total(q, n, tag)
     return first, second

@@ -1,0 +1,102 @@
+"""Tensors that no second cache holds: fetched ahead, summed in rows of four, written past caches."""
+
+import pytest
+import torch
+
+from batchnorm.kernels import _memory, numba
+from batchnorm.kernels._numba_ahead import FAR, FAR_ROWS
+from compared import compare, everything, problem, same
+
+PLANAR = [
+    *((9, 5, 117, 113), (7, 3, 160, 161)),  # long segments; a channel in parts
+    *((2, 2, 400, 401), (1, 1, 800, 801)),  # parts of one segment
+    *((70, 151, 7, 8), (401, 27, 49), (3, 700, 16, 16), (1, 3000, 15, 13)),  # short ones
+    (2, 5, 17, 50, 71),
+]
+ROWS = [
+    *((1100, 1001), (1050001, 1), (33001, 33), (517, 2050)),
+    *((6, 40, 67, 67), (3, 70, 71, 71), (30, 64, 24, 23), (2, 3, 7, 160, 161)),
+]
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+
+def elements(shape, dtype):
+    return torch.Size(shape).numel() * dtype.itemsize
+
+
+def twice(shape):
+    """Halves take twice the elements to as many bytes."""
+    return (2 * shape[0], *shape[1:])
+
+
+@pytest.mark.parametrize("shape", PLANAR)
+def test_long_and_short_segments(shape):
+    assert elements(shape, torch.float32) >= FAR
+    call, dy = problem(shape)
+    compare(call._replace(residual=None), dy)
+    compare(call, dy)
+
+
+@pytest.mark.parametrize("shape", ROWS)
+def test_rows(shape):
+    assert elements(shape, torch.float32) >= FAR_ROWS
+    call, dy = problem(shape, layout="channels_last")
+    compare(call._replace(residual=None), dy)
+    compare(call, dy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [PLANAR[0], PLANAR[4], ROWS[0], ROWS[6]])
+@pytest.mark.parametrize("activation", ["identity", "leaky_relu"])
+def test_every_dtype(dtype, shape, activation):
+    layout = "contiguous" if shape in PLANAR else "channels_last"
+    shape = twice(shape) if dtype.itemsize == 2 else shape
+    call, dy = problem(shape, dtype, layout, activation)
+    compare(call._replace(residual=None), dy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [PLANAR[0], ROWS[1], ROWS[6], ROWS[7], (1030, 1024)])
+def test_outputs_past_the_caches(dtype, shape, monkeypatch):
+    """In whole lines where rows lie so, and left alone where they do not."""
+    monkeypatch.setattr(_memory, "_LARGE", 0)
+    layout = "contiguous" if shape in PLANAR else "channels_last"
+    call, dy = problem(twice(shape) if dtype.itemsize == 2 else shape, dtype, layout)
+    compare(call._replace(residual=None), dy)
+    compare(call, dy)
+
+
+@pytest.mark.parametrize("shape", [(9, 64, 20, 61), (1030, 1024), (18, 40, 39, 40)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_nothing_is_written_beside_them(shape, layout, monkeypatch, guarded_memory):
+    monkeypatch.setattr(_memory, "_LARGE", 0)
+    call, dy = problem(shape, layout=layout)
+    call = call._replace(residual=None)
+    y, moments = numba.forward(call)
+    dx = numba.backward(dy, call, moments, False, (True, False)).x
+    assert guarded_memory()
+    assert y.isfinite().all()
+    assert dx.isfinite().all()
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e6])
+@pytest.mark.parametrize("shape", [PLANAR[0], PLANAR[4], ROWS[0], ROWS[6]])
+def test_exact_however_far_the_mean_is_from_zero(offset, shape):
+    layout = "contiguous" if shape in PLANAR else "channels_last"
+    call, dy = problem(shape, layout=layout)
+    compare(call._replace(x=call.x + offset, residual=None), dy, 2e-7)
+
+
+@pytest.mark.parametrize("shape", [*PLANAR, *ROWS])
+def test_bits_do_not_depend_on_the_number_of_threads(shape):
+    call, dy = problem(shape, layout="contiguous" if shape in PLANAR else "channels_last")
+    call = call._replace(residual=None)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = everything(call, dy)
+        for count in (2, 3, 5, 7):
+            torch.set_num_threads(count)
+            assert same(everything(call, dy), alone), f"{count} threads"
+    finally:
+        torch.set_num_threads(before)
