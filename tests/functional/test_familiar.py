@@ -79,8 +79,7 @@ def test_without_numba_too(activation, kind, weight, bias, training, offset, lon
         assert same(got[:1], expected[:1])
         assert same(got[-3:], expected[-3:])
         assert mode is not torch.enable_grad or same(got, expected)
-    torchs = training and activation is None and kind != "sliced"
-    assert long == {"forward": 0 if torchs else 1, "backward": 0}
+    assert long == {"forward": int(kind == "sliced"), "backward": 0}
     defined = step(x, *parameters(6, weight, bias), backend="plain", **options)
     for a, b in zip(expected, defined, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -533,9 +532,10 @@ def test_several_python_threads_at_once():
 def test_a_backend_that_refuses_is_never_remembered(monkeypatch):
     monkeypatch.setattr(numba, "refuses", lambda call: "it is told to")
     x, (weight, bias) = images(), parameters(6, True, True)
-    expected = step(x, weight, bias, backend="native", activation="silu")
+    flat = torch.nn.LeakyReLU(0.0)  # of which there is no step of torch's, with other last digits
+    expected = step(x, weight, bias, backend="native", activation=flat)
     for _ in range(2):
-        assert same(step(x, weight, bias, activation="silu"), expected)
+        assert same(step(x, weight, bias, activation=flat), expected)
 
 
 def test_what_was_kept_for_observers():

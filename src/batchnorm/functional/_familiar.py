@@ -107,7 +107,7 @@ def batch_norm(
 ) -> Tensor:  # fmt: skip
     """The output of a call of which that is known; its running statistics have moved."""
     if known.step is not None:
-        y = known.step.forward(x, weight, bias, *running[:3], running.momentum)
+        y = known.step.forward(x, weight, bias, residual, *running[:3], running.momentum)
         if y is not None:
             return y
     moments = None

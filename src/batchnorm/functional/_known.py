@@ -34,7 +34,7 @@ class Familiar:
         adds: whether there is a residual whose gradient is that of the output.
         guards: of what fits.
         kept: what `fits` compares.
-        step: torch's own way in training, where that is as good; what it leaves `again` computes.
+        step: torch's own way, where that is as good; what it leaves `again` computes.
         met: whether the first of them has gone the long way.
     """
 
@@ -81,8 +81,9 @@ class Familiar:
         of_residual = None if residual is None else residual.dtype
         self.how = How(backend, not training, eps, f, bias=no_value, residual_dtype=of_residual)
         self.mover = None
-        if training and backend is native and residual is None and not inplace:
-            self.step = native.step_of(call, *(running[:2] if running.moves else (None, None)))
+        if backend is native and not inplace:
+            given = running[:2] if running.moves or not training else (None, None)
+            self.step = native.step_of(call, not training, *given)
         if running.moves:
             moments = x.new_empty((3, x.shape[1]), device="meta")
             self.mover = numba.mover_of(running.mean, running.var, moments, running.momentum)

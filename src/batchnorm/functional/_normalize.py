@@ -104,7 +104,7 @@ def normalize(
         if known is not None:
             known.learn(call, training, running, inplace)
             if known.again is not None and known.step is not None:  # of other last digits
-                return _familiar.batch_norm(known, known.again, x, weight, bias, running)
+                return _familiar.batch_norm(known, known.again, x, weight, bias, running, residual)
         if y is not None:
             return y
         y = _direct.batch_norm(call, name, running, training)

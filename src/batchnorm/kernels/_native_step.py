@@ -1,25 +1,61 @@
-"""A training step that is torch's own from end to end, where no digits are lost.
+"""Steps that are torch's own from end to end, where no digits are lost.
 
 A function of ours around the same kernel would cost small layers as much as the kernel.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
+from batchnorm.kernels._native_activation import apart, flat, over
 from batchnorm.kernels._native_whole import LARGE, NEAR, SMALL, width
+
+# Bytes of x: up to here z is kept for the activation's gradient, which costs less than a function
+# of ours that computes it again; beyond it the memory counts for more.
+KEPT = 2**22
 
 _FORMATS = {4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
 
 
-def step_of(call: Call, mean: Tensor | None, var: Tensor | None) -> Step | None:
-    """For calls that lie like `call` and move statistics like these; None where it cannot be."""
+class Step(Protocol):
+    """Torch's own operators for calls that lie like one that was made."""
+
+    def forward(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        *running: Any,
+    ) -> Tensor | None:
+        """y; None, with nothing changed, for a batch of which torch's kernel would lose digits.
+
+        Args:
+            x: and weight, bias and residual, which lie like those that it was made for.
+            weight: gamma.
+            bias: beta.
+            residual: added before the activation.
+            running: mean, variance, count of batches and momentum, as `batch_norm` takes them.
+        """
+        ...
+
+
+def step_of(call: Call, fixed: bool, mean: Tensor | None, var: Tensor | None) -> Step | None:
+    """For calls that lie like `call`, with or moving these statistics; None where it cannot be.
+
+    Args:
+        call: one of them.
+        fixed: whether the statistics are given; if not, they are the batch's own.
+        mean: the running mean that is given, or moves.
+        var: the running variance.
+    """
     x = call.x
-    if not x.is_cpu or call.activation.kind != "identity" or call.eps < SMALL:
+    if not x.is_cpu or call.eps < SMALL or flat(call.activation):
         return None
     if (mean is None) is not (var is None):
         return None
@@ -30,39 +66,59 @@ def step_of(call: Call, mean: Tensor | None, var: Tensor | None) -> Step | None:
     dense = [like, *(like.to(memory_format=one) for one in _FORMATS.get(x.dim(), ()))]
     if x.stride() not in [t.stride() for t in dense]:
         return None
-    return Step(call.eps, x.stride(), x.dtype is torch.float64, mean is not None)
+    small = call.activation.kind == "identity" or x.numel() * x.element_size() <= KEPT
+    if fixed:
+        return FixedStep(call, small)
+    return TrainingStep(call, mean is not None) if small else None
 
 
-class Step:
+class _After:
+    """What follows batch norm: the residual, and an activation that keeps no output of its own."""
+
+    __slots__ = ("_apart", "_over")
+
+    def __init__(self, f: Activation) -> None:
+        self._apart = self._over = None
+        if f.kind != "identity":
+            self._apart, self._over = apart(f), over(f)
+
+    def apply(self, z: Tensor, residual: Tensor | None) -> Tensor:
+        """y; z is nobody else's, and batch norm does not keep it."""
+        if residual is not None:
+            z.add_(residual)
+        if self._apart is None or self._over is None:
+            return z
+        return self._apart(z) if z.requires_grad else self._over(z)
+
+
+class TrainingStep:
     """`torch.native_batch_norm` with the batch's own statistics, and its backward pass.
 
     Args:
-        eps: added to the variance.
-        lies: the strides that y must have.
-        double: whether it computes in float64.
+        call: one of those that it is for.
         moves: whether there are running statistics, and they move.
     """
 
-    __slots__ = ("_eps", "_least", "_lies", "_most", "_moves")
+    __slots__ = ("_after", "_eps", "_least", "_lies", "_most", "_moves")
 
-    def __init__(self, eps: float, lies: tuple[int, ...], double: bool, moves: bool) -> None:
-        self._eps, self._lies, self._moves = eps, lies, moves
+    def __init__(self, call: Call, moves: bool) -> None:
+        self._eps, self._lies, self._moves = call.eps, call.x.stride(), moves
+        self._after = _After(call.activation).apply
+        double = call.x.dtype is torch.float64
         self._most, self._least = (1e150, 1e-150) if double else (NEAR, LARGE**-0.5)
 
     def forward(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, *running: Any
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        *running: Any,
     ) -> Tensor | None:
-        """y; None, with nothing changed, for a batch of which this kernel would lose digits.
-
-        Args:
-            x: and weight and bias, which lie like those that it was made for.
-            weight: gamma.
-            bias: beta.
-            running: mean, variance, count of batches and momentum, as `batch_norm` takes them.
-        """
+        """As `Step.forward`."""
         if not self._moves:
-            y, *own = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, self._eps)
-            return y if self._good(y, *own) else None
+            z, *own = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, self._eps)
+            return self._after(z, residual) if self._good(z, *own) else None
         mean, var, batches, momentum = running
         if _unchangeable(mean, var, batches):
             return None
@@ -70,25 +126,64 @@ class Step:
             momentum = 1 / (batches.item() + 1)
         # Copies: autograd keeps what the kernel moves, and a batch that it spoils must not be seen.
         new_mean, new_var = mean.clone(), var.clone()
-        y, *own = torch.native_batch_norm(
+        z, *own = torch.native_batch_norm(
             x, weight, bias, new_mean, new_var, True, momentum, self._eps
         )
-        if not self._good(y, *own):
+        if not self._good(z, *own):
             return None
+        y = self._after(z, residual)
         mean.copy_(new_mean)
         var.copy_(new_var)
         if batches is not None:
             batches.add_(1)
         return y
 
-    def _good(self, y: Tensor, mean: Tensor, invstd: Tensor) -> bool:
-        """Whether y lies as it must with all its digits: no distant mean, and all is finite."""
+    def _good(self, z: Tensor, mean: Tensor, invstd: Tensor) -> bool:
+        """Whether z lies as it must with all its digits: no distant mean, and all is finite."""
         distance = (mean * invstd).abs_().max().item()  # NaN is the largest, and the smallest
         return (
             distance <= self._most
             and invstd.min().item() >= self._least
-            and y.stride() == self._lies
+            and z.stride() == self._lies
         )
+
+
+class FixedStep:
+    """`torch.native_batch_norm` with given statistics, and its backward pass.
+
+    Args:
+        call: one of those that it is for.
+        small: whether z may be kept for the gradient of an activation.
+    """
+
+    __slots__ = ("_after", "_double", "_eps", "_lies", "_most", "_small")
+
+    def __init__(self, call: Call, small: bool) -> None:
+        self._eps, self._lies, self._small = call.eps, call.x.stride(), small
+        self._after = _After(call.activation).apply
+        self._double, self._most = call.x.dtype is torch.float64, NEAR**2 * call.eps
+
+    def forward(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        *running: Any,
+    ) -> Tensor | None:
+        """As `Step.forward`."""
+        graph = torch.is_grad_enabled()
+        if graph and not self._small:
+            return None
+        mean, var = running[:2]
+        if not self._double:
+            beyond = (mean * mean).sub_(var, alpha=NEAR**2).max().item()
+            if not beyond <= self._most:  # NaN is the largest
+                return None
+        if graph:  # autograd keeps them, and they may move
+            mean, var = mean.clone(), var.clone()
+        z, *_ = torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, self._eps)
+        return self._after(z, residual) if z.stride() == self._lies else None
 
 
 def _unchangeable(mean: Tensor, var: Tensor, batches: Tensor | None) -> bool:

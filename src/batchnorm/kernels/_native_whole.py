@@ -8,6 +8,7 @@ from torch import Tensor
 
 from batchnorm.kernels import plain
 from batchnorm.kernels._call import Call, Gradients
+from batchnorm.kernels._native_activation import back, over
 from batchnorm.moments import per_channel, widest
 
 NEAR = 8.0  # the mean in standard deviations
@@ -156,7 +157,7 @@ def _finish(call: Call, z: Tensor, out: Tensor | None) -> Tensor:
     """Add the residual and apply the activation, in z's own fresh memory where that can be."""
     if call.residual is not None:
         z.add_(call.residual)
-    y = z.relu_() if call.activation.kind == "relu" else call.activation.value(z)
+    y = over(call.activation)(z)
     return _alike(y, call.x) if out is None else out.copy_(y)
 
 
@@ -165,11 +166,7 @@ def _before(dy: Tensor, call: Call, moments: Tensor) -> Tensor:
     z = _line_up(call, moments)
     if call.residual is not None:
         z.add_(call.residual)
-    dy = _in(dy, z.dtype)
-    if call.activation.kind == "relu":
-        return torch.ops.aten.threshold_backward.grad_input(dy, z, 0, grad_input=z)
-    slope = call.activation.slope(z)
-    return torch.where(slope != 0, dy * slope, 0.0)
+    return back(call.activation, _in(dy, z.dtype), z)
 
 
 def _alike(y: Tensor, x: Tensor) -> Tensor:
