@@ -35,7 +35,7 @@ def normalize(call: Call, moments: Tensor, out: Tensor | None = None) -> Tensor:
     served = _served(call, moments)
     if served is None:
         return plain.normalize(call, moments, out)
-    return _finish(call, _line_up(*served), out)
+    return _finish(call, _line_up(served[0], _constants(*served)), out)
 
 
 def backward(
@@ -46,8 +46,8 @@ def backward(
     if served is None:
         return plain.backward(dy, call, moments, fixed, wanted)
     (x, weight, bias, *_), near = served
-    g = dy if call.activation.kind == "identity" else _before(dy, *served)
-    mean, var, invstd = _constants(served[0], near)
+    constants = mean, var, invstd = _constants(served[0], near)
+    g = dy if call.activation.kind == "identity" else _before(dy, served[0], constants)
     mask = [wanted[0], weight is not None, bias is not None]
     dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward.default(
         _in(g, x.dtype), x, _parameters(served[0])[0], mean, var, mean, invstd, not fixed,
@@ -147,9 +147,9 @@ def _constants(call: Call, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(made[0]), torch.from_numpy(made[1]), torch.from_numpy(made[2])
 
 
-def _line_up(call: Call, moments: Tensor) -> Tensor:
+def _line_up(call: Call, constants: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """What the residual and the activation are applied to."""
-    mean, var, _ = _constants(call, moments)
+    mean, var, _ = constants
     return torch.native_batch_norm(call.x, *_parameters(call), mean, var, False, 0.0, call.eps)[0]
 
 
@@ -161,9 +161,9 @@ def _finish(call: Call, z: Tensor, out: Tensor | None) -> Tensor:
     return _alike(y, call.x) if out is None else out.copy_(y)
 
 
-def _before(dy: Tensor, call: Call, moments: Tensor) -> Tensor:
+def _before(dy: Tensor, call: Call, constants: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """The gradient before the activation; where that is flat it is zero, whatever comes in."""
-    z = _line_up(call, moments)
+    z = _line_up(call, constants)
     if call.residual is not None:
         z.add_(call.residual)
     return back(call.activation, _in(dy, z.dtype), z)
