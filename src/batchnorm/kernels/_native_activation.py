@@ -68,7 +68,10 @@ def flat(f: Activation) -> bool:
 
 
 def back(f: Activation, dy: Tensor, z: Tensor) -> Tensor:
-    """The gradient before the activation, over z; where that is flat it is zero, whatever comes."""
+    """The gradient before the activation, over z; zero where that is flat on a stretch.
+
+    Where it only levels off, as SiLU does, a gradient that is not finite becomes NaN, as in torch.
+    """
     if flat(f):
         return _aten.threshold_backward.grad_input(dy, z, 0, grad_input=z)
     parameter = f.parameter
