@@ -97,10 +97,11 @@ class Again:
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of x, weight, bias and residual; no identity needs a value of the last two."""
         dx = torch.empty_like(x)
+        streams = self._large and _memory.prepare(dx)
         dresidual = None
         if residual is not None:
             dresidual = torch.empty_like(residual)
-            _ = self._large and _memory.prepare(dresidual)
+            streams = self._large and _memory.prepare(dresidual) and streams
         dweight = None if self._weight is None else torch.empty_like(self._weight)
         dbias = None if self._bias is None else torch.empty_like(self._bias)
         send(
@@ -112,7 +113,7 @@ class Again:
             else at if (at := weight.data_ptr()) > LOW else held("weight", weight),
             0 if bias is None else at if (at := bias.data_ptr()) > LOW else held("bias", bias),
             0 if dweight is None else dweight.data_ptr(), 0 if dbias is None else dbias.data_ptr(),
-            0, self._large and _memory.prepare(dx),
+            0, streams,
         )  # fmt: skip
         return dx, dweight, dbias, dresidual
 

@@ -85,7 +85,7 @@ def launch(
         return
     streams = out is not None and out is not x and out is not dy and _memory.prepare(out)
     if out_residual is not None:
-        _memory.prepare(out_residual)
+        streams = _memory.prepare(out_residual) and streams
     weights, first = (None, 0) if mask is None else _weights(mask, x.shape, prepared.plan)
     send(
         prepared,

@@ -71,3 +71,26 @@ def reduce(
         ds, dq = loops.reduce(a, 0, b, n - whole, line, bent, tag)
         first, second = first + ds, second + dq
     return first + total(s, STRIP, tag), second + total(q, STRIP, tag)
+
+
+@mapping
+def reduce_add(
+    p: Any, x: Any, xs: Any, xb: Any, r: Any, rs: Any, rb: Any, dy: Any, dys: Any, dyb: Any,
+    count: Any, n: Any, line: Any, bent: Any, tag: Any,
+) -> Any:  # fmt: skip
+    """As `reduce`, where a residual was added before the activation; segments may be short."""
+    s = q = 0.0
+    for k in range(count):
+        here, there, added = at(x, k * xs, tag), at(dy, k * dys, tag), at(r, k * rs, tag)
+        x_later = segment(p, x, xs, xb, k, count, n, tag)
+        r_later = segment(p, r, rs, rb, k, count, n, tag)
+        dy_later = segment(p, dy, dys, dyb, k, count, n, tag)
+        for start in range(0, n, BLOCK):
+            m = min(BLOCK, n - start)
+            fetch(at(x_later, start, tag), m, tag)
+            fetch(at(r_later, start, tag), m, tag)
+            fetch(at(dy_later, start, tag), m, tag)
+            a, b = at(here, start, tag), at(there, start, tag)
+            ds, dq = loops.reduce(a, at(added, start, tag), b, m, line, bent, tag)
+            s, q = s + ds, q + dq
+    return s, q

@@ -71,14 +71,17 @@ def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
         x, _, _, y, _, _ = segments.offsets(p, o, c, i, tag)
         loops.normalize(x, p.x_outer, y, p.channels * p.inner, count, n, line, bent, tag)
         return
-    tile = work[0].ctypes.data
-    most = TILE if streams else max(n, 1)
+    tile, far = work[0].ctypes.data, ahead.far(p, ahead.FAR, tag)
+    most = TILE // 2 if streams or far else max(n, 1)
     for k in range(count - 1, -1, -1):
         for start in range(0, n, most):
             m = min(most, n - start)
             x, r, _, y, _, _ = segments.offsets(p, o + k, c, i + start, tag)
             target = tile if streams else y
             if r:
+                if far:  # it was not read before
+                    before = max(ahead.AHEAD // n, 1)
+                    ahead.fetch(at(r, -before * p.residual_outer, tag), m, tag)
                 loops.normalize_add(x, r, target, m, line, bent, tag)
             else:
                 loops.normalize(x, 0, target, 0, 1, m, line, bent, tag)
@@ -116,6 +119,10 @@ def reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
         s, q = segments.reduce(p, x, xs, xb, dy, dys, dyb, count, n, line, bent, far, work, tag)
     elif far and r == 0:
         s, q = long.reduce(p, x, xs, xb, dy, dys, dyb, count, n, line, bent, work, tag)
+    elif far:
+        s, q = long.reduce_add(
+            p, x, xs, xb, r, rs, p.residual_channel, dy, dys, dyb, count, n, line, bent, tag
+        )
     else:
         for k in range(count):
             here, there = at(x, k * xs, tag), at(dy, k * dys, tag)
@@ -156,18 +163,20 @@ def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
         loops.spread(x, p.x_outer, dy, p.dy_outer, dx, steps, count, n, line, pull, bent, tag)
         return
     tile = work[0].ctypes.data
-    most = TILE if streams else max(n, 1)
+    most = TILE // 2 if streams else max(n, 1)
     for k in range(count - 1, -1, -1):
         for start in range(0, n, most):
             m = min(most, n - start)
             x, r, dy, dx, dr, _ = segments.offsets(p, o + k, c, i + start, tag)
-            target = tile if streams else dx
+            target, of_r = (tile, at(tile, most, tag)) if streams else (dx, dr)
             if r:
-                loops.spread_add(x, r, dy, target, dr, m, line, pull, bent, tag)
+                loops.spread_add(x, r, dy, target, of_r, m, line, pull, bent, tag)
             else:
                 loops.spread(x, 0, dy, 0, target, 0, 1, m, line, pull, bent, tag)
             if streams:
                 loops.stream(tile, dx, m, tag)
+            if streams and r:
+                loops.stream(of_r, dr, m, tag)
     if streams:
         fence()
 

@@ -77,11 +77,17 @@ def normalize(
 
 
 @mapping
-def normalize_add(x: Any, r: Any, y: Any, n: Any, v: Any, f: Any, bent: Any, tag: Any) -> None:
+def normalize_add(
+    x: Any, xs: Any, r: Any, rs: Any, y: Any, ys: Any, n: Any, v: Any, f: Any, bent: Any,
+    rows: Any, tag: Any,
+) -> None:  # fmt: skip
     """``y = f((x - mean) scale + bias + r)``."""
     for j in range(n):
-        z = lined_up(centred(x, j, v, f, tag), j, v, f, tag) + read(r, j, tag)
-        store(y, j, bend(z, bent), tag)
+        mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
+        scale, bias = constant(v, j + SCALE * f, tag), constant(v, j + BIAS * f, tag)
+        for k in range(len(rows)):
+            z = centre(read(x, j + k * xs, tag), mean, low, tag) * scale + bias
+            store(y, j + k * ys, bend(z + read(r, j + k * rs, tag), bent), tag)
 
 
 @summing
@@ -104,14 +110,21 @@ def reduce(
 
 @summing
 def reduce_add(
-    x: Any, r: Any, dy: Any, n: Any, v: Any, f: Any, bent: Any, s: Any, q: Any, tag: Any
-) -> None:
-    """As `reduce`, one row to which a residual was added before the activation."""
+    x: Any, xs: Any, r: Any, rs: Any, dy: Any, dys: Any, n: Any, v: Any, f: Any, bent: Any,
+    s: Any, q: Any, rows: Any, tag: Any,
+) -> None:  # fmt: skip
+    """As `reduce`, where a residual was added before the activation."""
     for j in range(n):
-        d = centred(x, j, v, f, tag)
-        g = read(dy, j, tag)
-        g = bend_back(g, lined_up(d, j, v, f, tag) + read(r, j, tag), bent)
-        add_to(s, q, j, g, g * d)
+        mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
+        scale, bias = constant(v, j + SCALE * f, tag), constant(v, j + BIAS * f, tag)
+        a = b = fit(0.0, tag)
+        for k in range(len(rows)):
+            d = centre(read(x, j + k * xs, tag), mean, low, tag)
+            z = d * scale + bias + read(r, j + k * rs, tag)
+            g = bend_back(read(dy, j + k * dys, tag), z, bent)
+            a += g
+            b += g * d
+        add_to(s, q, j, a, b)
 
 
 @mapping
@@ -140,15 +153,21 @@ def spread(
 
 @mapping
 def spread_add(
-    x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, bent: Any, tag: Any
-) -> None:
-    """As `spread`, with ``dr = g`` for the residual."""
+    x: Any, xs: Any, r: Any, rs: Any, dy: Any, dys: Any, dx: Any, dr: Any, dxs: Any, n: Any,
+    v: Any, f: Any, bent: Any, rows: Any, tag: Any,
+) -> None:  # fmt: skip
+    """As `spread`, with ``dr = g`` for the residual, which lies like dx."""
     for j in range(n):
-        d = centred(x, j, v, f, tag)
-        g = read(dy, j, tag)
-        g = bend_back(g, lined_up(d, j, v, f, tag) + read(r, j, tag), bent)
-        store(dx, j, constant(v, j + SCALE * f, tag) * g - pulled(d, j, v, f, tag), tag)
-        store(dr, j, g, tag)
+        mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
+        scale, bias = constant(v, j + SCALE * f, tag), constant(v, j + BIAS * f, tag)
+        a, b = constant(v, j + A * f, tag), constant(v, j + B * f, tag)
+        invstd = constant(v, j + INVSTD * f, tag)
+        for k in range(len(rows)):
+            d = centre(read(x, j + k * xs, tag), mean, low, tag)
+            z = d * scale + bias + read(r, j + k * rs, tag)
+            g = bend_back(read(dy, j + k * dys, tag), z, bent)
+            store(dx, j + k * dxs, scale * g - (a + b * (invstd * d)), tag)
+            store(dr, j + k * dxs, g, tag)
 
 
 @mapping

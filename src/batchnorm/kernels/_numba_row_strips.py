@@ -22,8 +22,8 @@ _spread = inline_mapping(rows.spread.py_func)
 
 @mapping
 def tile(p: Any, work: Any, tag: Any) -> Any:
-    """Memory for a strip of four rows if outputs go past the caches, in whole lines; else 0."""
-    odd = (p.out | (at(64, p.columns, tag) - 64)) % 64
+    """Memory for two strips of four rows if outputs go past the caches, in whole lines; else 0."""
+    odd = (p.out | p.out_residual | (at(64, p.columns, tag) - 64)) % 64
     return work[0].ctypes.data if p.streams and odd == 0 else 0
 
 
@@ -97,3 +97,56 @@ def spread(
             _stream(held, at(dx, j, tag), f, tag)
     a, b, w = at(x, whole, tag), at(dy, whole, tag), v + constant_size(tag) * whole
     rows.spread(a, xs, b, dys, at(dx, whole, tag), f, n - whole, w, f, bent, rows.FOUR, tag)
+
+
+@mapping
+def normalize_add(
+    x: Any, xs: Any, r: Any, rs: Any, y: Any, ys: Any, n: Any, v: Any, f: Any, bent: Any,
+    held: Any, tag: Any,
+) -> None:  # fmt: skip
+    """`_numba_row_loops.normalize_add` of four rows, downwards."""
+    for j in range(0, n, STRIP):
+        a, b, w, m = at(x, j, tag), at(r, j, tag), v + constant_size(tag) * j, min(STRIP, n - j)
+        prefetch_four(at(a, -ROWS * xs, tag), xs, tag)
+        prefetch_four(at(b, -ROWS * rs, tag), rs, tag)
+        streams = held != 0 and m == STRIP
+        out, step = (held, STRIP) if streams else (at(y, j, tag), ys)
+        rows.normalize_add(a, xs, b, rs, out, step, m, w, f, bent, rows.FOUR, tag)
+        if streams:
+            _stream(held, at(y, j, tag), ys, tag)
+
+
+@mapping
+def reduce_add(
+    x: Any, xs: Any, r: Any, rs: Any, dy: Any, dys: Any, n: Any, v: Any, f: Any, bent: Any,
+    s: Any, q: Any, tag: Any,
+) -> None:  # fmt: skip
+    """`_numba_row_loops.reduce_add` of four rows, upwards."""
+    for j in range(0, n, STRIP):
+        a, b, c, m = at(x, j, tag), at(r, j, tag), at(dy, j, tag), min(STRIP, n - j)
+        w = constant_size(tag) * j
+        prefetch_four(at(a, ROWS * xs, tag), xs, tag)
+        prefetch_four(at(b, ROWS * rs, tag), rs, tag)
+        prefetch_four(at(c, ROWS * dys, tag), dys, tag)
+        rows.reduce_add(a, xs, b, rs, c, dys, m, v + w, f, bent, s + w, q + w, rows.FOUR, tag)
+
+
+@mapping
+def spread_add(
+    x: Any, xs: Any, r: Any, rs: Any, dy: Any, dys: Any, dx: Any, dr: Any, n: Any, v: Any,
+    f: Any, bent: Any, held: Any, tag: Any,
+) -> None:  # fmt: skip
+    """`_numba_row_loops.spread_add` of four rows, downwards."""
+    for j in range(0, n, STRIP):
+        a, b, c, m = at(x, j, tag), at(r, j, tag), at(dy, j, tag), min(STRIP, n - j)
+        w, of_x, of_r, step = v + constant_size(tag) * j, at(dx, j, tag), at(dr, j, tag), f
+        prefetch_four(at(a, -ROWS * xs, tag), xs, tag)
+        prefetch_four(at(b, -ROWS * rs, tag), rs, tag)
+        prefetch_four(at(c, -ROWS * dys, tag), dys, tag)
+        streams = held != 0 and m == STRIP
+        if streams:
+            of_x, of_r, step = held, at(held, 4 * STRIP, tag), STRIP
+        rows.spread_add(a, xs, b, rs, c, dys, of_x, of_r, step, m, w, f, bent, rows.FOUR, tag)
+        if streams:
+            _stream(of_x, at(dx, j, tag), f, tag)
+            _stream(of_r, at(dr, j, tag), f, tag)

@@ -75,19 +75,23 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a block, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
     f, bent = p.columns, bends(p, tag)
-    xs, ys = p.joined * p.x_outer, p.columns
+    xs, rs, ys = p.joined * p.x_outer, p.joined * p.residual_outer, p.columns
     far = ahead.far(p, ahead.FAR_ROWS, tag)
     tile = strips.tile(p, work, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
         row = stop
         while row > first:
-            together = p.residual == 0 and blocks.four(p, row - 4, row, start) and row - 4 >= first
+            together = blocks.four(p, row - 4, row, start) and row - 4 >= first
             row -= 4 if together else 1
             x, r, _, y, _ = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
-            if r:
-                rows.normalize_add(x, r, y, n, v, f, bent, tag)
+            if r and together and far:
+                strips.normalize_add(x, xs, r, rs, y, ys, n, v, f, bent, tile, tag)
+            elif r and together:
+                rows.normalize_add(x, xs, r, rs, y, ys, n, v, f, bent, rows.FOUR, tag)
+            elif r:
+                rows.normalize_add(x, xs, r, rs, y, ys, n, v, f, bent, rows.ONE, tag)
             elif together and far:
                 strips.normalize(x, xs, y, ys, n, v, f, bent, tile, tag)
             elif together:
@@ -141,6 +145,7 @@ def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's sums of g and ``g (x - mean)``, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
     f, xs, dys, bent = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer, bends(p, tag)
+    rs = p.joined * p.residual_outer
     s, q = blocks.begin(p, part, work)
     far = ahead.far(p, ahead.FAR_ROWS, tag)
     for start in range(0, f, TILE):
@@ -149,18 +154,20 @@ def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
         while row < stop:
             x, r, dy, _, _ = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
-            if r:
-                rows.reduce_add(x, r, dy, n, v, f, bent, s, q, tag)
-                row += 1
-            elif blocks.four(p, row, stop, start):
-                if far:
-                    strips.reduce(x, xs, dy, dys, n, v, f, bent, s, q, tag)
-                else:
-                    rows.reduce(x, xs, dy, dys, n, v, f, bent, s, q, rows.FOUR, tag)
-                row += 4
+            four = blocks.four(p, row, stop, start)
+            if r and four and far:
+                strips.reduce_add(x, xs, r, rs, dy, dys, n, v, f, bent, s, q, tag)
+            elif r and four:
+                rows.reduce_add(x, xs, r, rs, dy, dys, n, v, f, bent, s, q, rows.FOUR, tag)
+            elif r:
+                rows.reduce_add(x, xs, r, rs, dy, dys, n, v, f, bent, s, q, rows.ONE, tag)
+            elif four and far:
+                strips.reduce(x, xs, dy, dys, n, v, f, bent, s, q, tag)
+            elif four:
+                rows.reduce(x, xs, dy, dys, n, v, f, bent, s, q, rows.FOUR, tag)
             else:
                 rows.reduce(x, xs, dy, dys, n, v, f, bent, s, q, rows.ONE, tag)
-                row += 1
+            row += 4 if four else 1
             if (row - first) % blocks.FEW == 0:
                 blocks.flush(p, start, work, tag)
         blocks.finish(p, part, start, work, tag)
@@ -193,18 +200,23 @@ def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's gradient of x, and of the residual if there is one."""
     first, stop = blocks.block(p, part)
     f, xs, dys, bent = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer, bends(p, tag)
+    rs = p.joined * p.residual_outer
     far = ahead.far(p, ahead.FAR_ROWS, tag)
     tile = strips.tile(p, work, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
         row = stop
         while row > first:
-            together = p.residual == 0 and blocks.four(p, row - 4, row, start) and row - 4 >= first
+            together = blocks.four(p, row - 4, row, start) and row - 4 >= first
             row -= 4 if together else 1
             x, r, dy, dx, dr = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
-            if r:
-                rows.spread_add(x, r, dy, dx, dr, n, v, f, bent, tag)
+            if r and together and far:
+                strips.spread_add(x, xs, r, rs, dy, dys, dx, dr, n, v, f, bent, tile, tag)
+            elif r and together:
+                rows.spread_add(x, xs, r, rs, dy, dys, dx, dr, f, n, v, f, bent, rows.FOUR, tag)
+            elif r:
+                rows.spread_add(x, xs, r, rs, dy, dys, dx, dr, f, n, v, f, bent, rows.ONE, tag)
             elif together and far:
                 strips.spread(x, xs, dy, dys, dx, n, v, f, bent, tile, tag)
             elif together:
