@@ -248,8 +248,9 @@ def draw(path):
         "Tensors that the second caches do not hold cost what their traffic costs. Contiguous, ours moves one five times "
         "(x, y; x, dy, dx: a channel stays in the cache between statistics and normalization) and torch 13 times "
         "(statistics; normalization; ReLU over it; back through ReLU; sums; dx), which alone makes 2.6. With channels last "
-        "ours moves 8 (no channel is done before all rows were read), which alone makes 1.6. Small tensors cost what "
-        "Python costs around the kernels, where torch's layer has C++.",
+        "ours moves 8 (no channel is done before all rows were read), which alone makes 1.6. Beyond that the kernels ask for "
+        "lines before they read them, and write outputs of 8 MB and more past the caches where that memory is in use "
+        "already. Small tensors cost what Python costs around the kernels, where torch's layer has C++.",
         "",
         "## Memory",
         "",
