@@ -1,3 +1,9 @@
+import os
+
+# Read when MKL is loaded: without it the last digits of a matrix product depend on where its
+# operands lie, on some processors, and tests that compare bits of a training compare that.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
 import pytest
 import torch
 

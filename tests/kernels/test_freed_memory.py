@@ -10,6 +10,7 @@ import torch
 
 from batchnorm import BatchNorm1d
 from batchnorm.kernels import numba
+from batchnorm.kernels._address import values
 from processes import python
 
 CASES = """
@@ -105,3 +106,11 @@ def test_running_statistics_can_be_freed_after_a_call(gone, monkeypatch):
         layer.train(mode)(torch.randn(8, 3))
     for buffer in layer.buffers():
         assert buffer.untyped_storage().resizable()
+
+
+def test_a_copy_of_what_has_gaps_is_kept_as_long_as_it_is_read():
+    spaced = torch.arange(64.0)[::2]
+    read = values("running_mean", spaced)
+    later = [torch.full((32,), float("nan")) for _ in range(50)]
+    assert read.tolist() == list(range(0, 64, 2))
+    assert len(later) == 50

@@ -51,13 +51,17 @@ def held(name: str, t: Tensor) -> int:
 
 
 def values(name: str, t: Tensor) -> NDArray[Any]:
-    """What a tensor on a CPU holds, flat: integers, float32 or float64; its memory if contiguous.
+    """What a tensor on a CPU holds, flat: its memory if contiguous, else a copy.
+
+    Integers, float32 or float64.
 
     After ``t.numpy()`` torch would never let that memory be freed or grow.
     """
-    t = t if t.is_contiguous() else t.contiguous()
     at, dtype = _view(t.dtype, t.numel())
-    return np.frombuffer(at(t.data_ptr() or held(name, t)), dtype)
+    if t.is_contiguous():
+        return np.frombuffer(at(t.data_ptr() or held(name, t)), dtype)
+    near = t.contiguous()  # which goes with this call
+    return np.frombuffer(at(near.data_ptr() or held(name, t)), dtype).copy()
 
 
 @lru_cache(256)

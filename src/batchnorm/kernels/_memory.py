@@ -19,7 +19,7 @@ def large(out: Tensor) -> bool:
 
 
 def prepare(out: Tensor) -> bool:
-    """Ask for large pages where `out` is large and fresh; whether it is large and in use already.
+    """Ask for large pages where a very large `out` is fresh; whether it is large and in use.
 
     Then it is written past the caches, in whole lines where it lies so.
 

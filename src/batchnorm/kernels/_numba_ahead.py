@@ -30,7 +30,19 @@ def segment(p: Any, x: Any, step: Any, beyond: Any, k: Any, count: Any, n: Any, 
 
     After a channel of one part comes the next channel, `beyond` elements further on.
     """
-    k += max(AHEAD // n, 1)
+    return _at(p, x, step, beyond, k + max(AHEAD // n, 1), count, n, tag)
+
+
+@mapping
+def segment_before(
+    p: Any, x: Any, step: Any, beyond: Any, k: Any, count: Any, n: Any, tag: Any
+) -> Any:
+    """As `segment`, on the way back."""
+    return _at(p, x, step, beyond, k - max(AHEAD // n, 1), count, n, tag)
+
+
+@mapping
+def _at(p: Any, x: Any, step: Any, beyond: Any, k: Any, count: Any, n: Any, tag: Any) -> Any:
     if p.inner > p.span:  # parts of one segment
         return at(x, k * n, tag)
     channels = k // count if p.parts == 1 else 0

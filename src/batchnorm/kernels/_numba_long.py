@@ -1,6 +1,7 @@
 """Sums over long segments of one channel, from memory that no second cache holds.
 
-Four rows of columns are summed at once, while those that come later are asked for.
+Four rows of columns are summed at once, or a run of as many elements where a residual was added,
+while those that come later are asked for.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from batchnorm.kernels._numba_machine import fence
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import TILE, at
 
-LONG = 4096  # bytes
+WHOLE = 4096  # bytes: of so many, those of broken lines do not count
 
 
 @mapping
@@ -57,7 +57,7 @@ def measure_weighted(p: Any, c: Any, part: Any, shift: Any, work: Any, tag: Any)
 def _streams(p: Any, n: Any, tag: Any) -> Any:
     """Whether a part goes past the caches: in whole lines, or with few that are not."""
     size = at(64, n, tag) - 64
-    return p.streams != 0 and (size % 64 == 0 or size >= LONG)
+    return p.streams != 0 and (size % 64 == 0 or size >= WHOLE)
 
 
 @mapping
@@ -72,6 +72,7 @@ def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
         loops.normalize(x, p.x_outer, y, p.channels * p.inner, count, n, line, bent, tag)
         return
     tile, far = work[0].ctypes.data, ahead.far(p, ahead.FAR, tag)
+    first = segments.offsets(p, o, c, i, tag)[1]
     most = TILE // 2 if streams or far else max(n, 1)
     for k in range(count - 1, -1, -1):
         for start in range(0, n, most):
@@ -79,9 +80,11 @@ def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
             x, r, _, y, _, _ = segments.offsets(p, o + k, c, i + start, tag)
             target = tile if streams else y
             if r:
-                if far:  # it was not read before
-                    before = max(ahead.AHEAD // n, 1)
-                    ahead.fetch(at(r, -before * p.residual_outer, tag), m, tag)
+                if far:  # statistics did not need it
+                    before = ahead.segment_before(
+                        p, first, p.residual_outer, p.residual_channel, k, count, n, tag
+                    )
+                    ahead.fetch(at(before, start, tag), m, tag)
                 loops.normalize_add(x, r, target, m, line, bent, tag)
             else:
                 loops.normalize(x, 0, target, 0, 1, m, line, bent, tag)

@@ -1,7 +1,7 @@
 """Four rows of channels at once, strip by strip, while as many that come later are asked for.
 
 A strip is so short that a call for each would show: the loops are part of these functions, which
-is what lets LLVM count on its length.
+is what lets LLVM count on its length. Those with a residual, which read more, are called.
 """
 
 from __future__ import annotations
