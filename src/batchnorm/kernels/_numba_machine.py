@@ -14,15 +14,20 @@ _I32, _I64, _DOUBLE = ir.IntType(32), ir.IntType(64), ir.DoubleType()
 _KEEP = [ir.Constant(_I32, value) for value in (0, 3, 1)]  # to read, in all caches, data
 
 
+def prefetch_line(builder: Any, address: Any) -> None:
+    """Emit a request for the cache line at an address."""
+    pointer = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+    function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+    builder.call(function, [pointer, *_KEEP])
+
+
 @intrinsic
 def prefetch(typing: Any, address: Any) -> Any:
     """Ask for the cache line at `address`, which need not be ours."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        builder.call(function, [pointer, *_KEEP])
+        prefetch_line(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.intp), generate
@@ -34,14 +39,10 @@ def prefetch_four(typing: Any, address: Any, step: Any, tag: Any) -> Any:
     size = SIZES[tag]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
         row, apart = arguments[0], builder.mul(arguments[1], ir.Constant(_I64, size))
         for _ in range(4):
             for byte in range(0, STRIP * size, 64):
-                line = builder.inttoptr(builder.add(row, ir.Constant(_I64, byte)), pointer)
-                builder.call(function, [line, *_KEEP])
+                prefetch_line(builder, builder.add(row, ir.Constant(_I64, byte)))
             row = builder.add(row, apart)
         return context.get_dummy_value()
 

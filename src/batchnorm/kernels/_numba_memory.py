@@ -27,23 +27,23 @@ WIDE = np.float64(0)
 TILE = 512  # elements worked on at once where there is more than one pass: 4 KB, in the first cache
 TILES = 7
 STRIP = 64  # elements of each of four rows that are worked on while as many are asked for
-_WIDEST = '"prefer-vector-width"="512"'  # LLVM keeps to 256 bits on CPUs that have 512
+WIDEST = '"prefer-vector-width"="512"'  # LLVM keeps to 256 bits on CPUs that have 512
 
 _FLOAT, _DOUBLE, _HALF = ir.FloatType(), ir.DoubleType(), ir.HalfType()
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_ELEMENTS: dict[Any, tuple[ir.Type, int]] = {
+ELEMENTS: dict[Any, tuple[ir.Type, int]] = {
     types.float32: (_FLOAT, 4),
     types.float64: (_DOUBLE, 8),
     types.uint16: (_I16, 2),
     types.int16: (_HALF, 2),
 }
-SIZES = {tag: size for tag, (_, size) in _ELEMENTS.items()}
+SIZES = {tag: size for tag, (_, size) in ELEMENTS.items()}
 
 
 def _pointer(builder: Any, address: Any, index: Any, tag: Any) -> tuple[Any, int]:
-    element, size = _ELEMENTS[tag]
+    element, size = ELEMENTS[tag]
     base = builder.inttoptr(address, element.as_pointer())
-    set.add(builder.function.attributes, _WIDEST)  # llvmlite itself takes those alone it knows
+    set.add(builder.function.attributes, WIDEST)  # llvmlite itself takes those alone it knows
     return builder.gep(base, [index], source_etype=element), size
 
 
@@ -75,15 +75,31 @@ def word(tag: Any) -> Any:
     return types.float32 if tag in (types.uint16, types.int16) else types.float64
 
 
+def _wide(kind: ir.Type, value: Any) -> Any:
+    """The type `kind`, or a vector of it where the value is a vector."""
+    return ir.VectorType(kind, value.type.count) if isinstance(value.type, ir.VectorType) else kind
+
+
+def same(kind: Any, value: Any) -> Any:
+    """A constant, or a vector of it."""
+    vector = isinstance(kind, ir.VectorType)
+    return ir.Constant(kind, [value] * kind.count if vector else value)
+
+
+def to_words(builder: Any, value: Any, tag: Any) -> Any:
+    """Elements as float64 if they are, and as float32 otherwise; one or a vector of them."""
+    if tag == types.uint16:  # a bfloat16 is the upper half of a float32
+        bits = builder.zext(value, _wide(_I32, value))
+        return builder.bitcast(builder.shl(bits, same(bits.type, 16)), _wide(_FLOAT, value))
+    return builder.fpext(value, _wide(_FLOAT, value)) if tag == types.int16 else value
+
+
 def _read(builder: Any, arguments: Any, tag: Any, scope: str | None = "inputs") -> Any:
     """The element, as a float64 if it is one and as a float32 otherwise."""
     pointer, size = _pointer(builder, arguments[0], arguments[1], tag)
-    value = builder.load(pointer, align=size, typ=_ELEMENTS[tag][0])
+    value = builder.load(pointer, align=size, typ=ELEMENTS[tag][0])
     _apart(builder, value, scope)
-    if tag == types.uint16:  # a bfloat16 is the upper half of a float32
-        bits = builder.shl(builder.zext(value, _I32), ir.Constant(_I32, 16))
-        return builder.bitcast(bits, _FLOAT)
-    return builder.fpext(value, _FLOAT) if tag == types.int16 else value
+    return to_words(builder, value, tag)
 
 
 @intrinsic
@@ -147,7 +163,7 @@ def put_constant(typing: Any, address: Any, index: Any, value: Any, tag: Any) ->
 @intrinsic
 def constant_size(typing: Any, tag: Any) -> Any:
     """The bytes of a value that `put_constant` writes."""
-    size = _ELEMENTS[word(tag)][1]
+    size = ELEMENTS[word(tag)][1]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return ir.Constant(_I64, size)
@@ -156,26 +172,29 @@ def constant_size(typing: Any, tag: Any) -> Any:
 
 
 def _to_bfloat16(builder: Any, value: Any) -> Any:
-    """Round a float32 to nearest, ties to even; NaN stays NaN."""
-    bits = builder.bitcast(value, _I32)
-    upper = builder.lshr(bits, ir.Constant(_I32, 16))
-    odd = builder.and_(upper, ir.Constant(_I32, 1))
-    rounded = builder.add(bits, builder.add(odd, ir.Constant(_I32, 0x7FFF)))
-    rounded = builder.lshr(rounded, ir.Constant(_I32, 16))
+    """Round float32 to nearest, ties to even; NaN stays NaN."""
+    bits = builder.bitcast(value, _wide(_I32, value))
+    kind = bits.type
+    upper = builder.lshr(bits, same(kind, 16))
+    odd = builder.and_(upper, same(kind, 1))
+    rounded = builder.add(bits, builder.add(odd, same(kind, 0x7FFF)))
+    rounded = builder.lshr(rounded, same(kind, 16))
     is_nan = builder.fcmp_unordered("uno", value, value)
-    return builder.trunc(builder.select(is_nan, ir.Constant(_I32, 0x7FC0), rounded), _I16)
+    return builder.trunc(builder.select(is_nan, same(kind, 0x7FC0), rounded), _wide(_I16, value))
+
+
+def from_words(builder: Any, value: Any, given: Any, tag: Any) -> Any:
+    """Numbers of the type `given`, one or a vector of them, rounded to elements."""
+    if given == types.float64 and tag != types.float64:
+        value = builder.fptrunc(value, _wide(_FLOAT, value))
+    if tag == types.uint16:
+        return _to_bfloat16(builder, value)
+    return builder.fptrunc(value, _wide(_HALF, value)) if tag == types.int16 else value
 
 
 def _write(builder: Any, arguments: Any, given: Any, tag: Any) -> Any:
     pointer, size = _pointer(builder, arguments[0], arguments[1], tag)
-    value = arguments[2]
-    if given == types.float64 and tag != types.float64:
-        value = builder.fptrunc(value, _FLOAT)
-    if tag == types.uint16:
-        value = _to_bfloat16(builder, value)
-    if tag == types.int16:
-        value = builder.fptrunc(value, _HALF)
-    return builder.store(value, pointer, align=size)
+    return builder.store(from_words(builder, arguments[2], given, tag), pointer, align=size)
 
 
 @intrinsic
@@ -217,7 +236,7 @@ def take_back(typing: Any, address: Any, index: Any, tag: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer, size = _pointer(builder, arguments[0], arguments[1], kind)
-        held = builder.load(pointer, align=size, typ=_ELEMENTS[kind][0])
+        held = builder.load(pointer, align=size, typ=ELEMENTS[kind][0])
         builder.store(ir.Constant(held.type, 0.0), pointer, align=size)
         return held if kind == types.float64 else builder.fpext(held, _DOUBLE)
 
@@ -238,7 +257,7 @@ def put(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
 @intrinsic
 def at(typing: Any, address: Any, index: Any, tag: Any) -> Any:
     """The address of an element; 0, which stands for None, stays 0."""
-    size = ir.Constant(_I64, _ELEMENTS[tag][1])
+    size = ir.Constant(_I64, ELEMENTS[tag][1])
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         there = builder.add(arguments[0], builder.mul(arguments[1], size))

@@ -6,14 +6,9 @@ from typing import Any
 
 from batchnorm.kernels import _numba_ahead as ahead
 from batchnorm.kernels import _numba_general as general
-from batchnorm.kernels import _numba_long as long
 from batchnorm.kernels import _numba_loops as loops
 from batchnorm.kernels import _numba_segments as segments
-from batchnorm.kernels._numba_call import (
-    bends,
-    constants,
-    pulls,
-)
+from batchnorm.kernels._numba_call import constants, pulls
 from batchnorm.kernels._numba_machine import fence
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import TILE, at
@@ -25,17 +20,8 @@ WHOLE = 4096  # bytes: of so many, those of broken lines do not count
 def measure(p: Any, c: Any, part: Any, shift: Any, work: Any, tag: Any) -> Any:
     """How many values a part holds, and their sums."""
     o, i, count, n = segments.bounds(p, part)
-    x, step = segments.offsets(p, o, c, i, tag)[0], p.x_outer
-    s = q = 0.0
-    if n <= segments.SHORT:
-        far = ahead.far(p, ahead.FAR, tag)
-        s, q = segments.measure(p, x, step, p.x_channel, count, n, shift, far, work, tag)
-    elif ahead.far(p, ahead.FAR, tag):
-        s, q = long.measure(p, x, step, p.x_channel, count, n, shift, work, tag)
-    else:
-        for k in range(count):
-            ds, dq = loops.measure(at(x, k * step, tag), n, shift, tag)
-            s, q = s + ds, q + dq
+    x, far = segments.offsets(p, o, c, i, tag)[0], ahead.far(p, ahead.FAR, tag)
+    s, q = loops.measure(p, x, p.x_outer, p.x_channel, count, n, shift, far, tag)
     return float(count * n), s, q
 
 
@@ -64,32 +50,15 @@ def _streams(p: Any, n: Any, tag: Any) -> Any:
 def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a part, with an activation that is a bend."""
     mean, invstd, weight, bias = constants(p, c)
-    line, bent = (mean, invstd * weight, bias), bends(p, tag)
+    line = (mean, invstd * weight, bias)
     o, i, count, n = segments.bounds(p, part)
+    x, r, _, y, _, _ = segments.offsets(p, o, c, i, tag)
+    asks = r != 0 and ahead.far(p, ahead.FAR, tag)  # statistics did not need it
     streams = _streams(p, n, tag)
-    if not streams and p.residual == 0:
-        x, _, _, y, _, _ = segments.offsets(p, o, c, i, tag)
-        loops.normalize(x, p.x_outer, y, p.channels * p.inner, count, n, line, bent, tag)
-        return
-    tile, far = work[0].ctypes.data, ahead.far(p, ahead.FAR, tag)
-    first = segments.offsets(p, o, c, i, tag)[1]
-    most = TILE // 2 if streams or far else max(n, 1)
-    for k in range(count - 1, -1, -1):
-        for start in range(0, n, most):
-            m = min(most, n - start)
-            x, r, _, y, _, _ = segments.offsets(p, o + k, c, i + start, tag)
-            target = tile if streams else y
-            if r:
-                if far:  # statistics did not need it
-                    before = ahead.segment_before(
-                        p, first, p.residual_outer, p.residual_channel, k, count, n, tag
-                    )
-                    ahead.fetch(at(before, start, tag), m, tag)
-                loops.normalize_add(x, r, target, m, line, bent, tag)
-            else:
-                loops.normalize(x, 0, target, 0, 1, m, line, bent, tag)
-            if streams:
-                loops.stream(tile, y, m, tag)
+    loops.normalize(
+        p, x, p.x_outer, r, p.residual_outer, p.residual_channel, y, p.channels * p.inner, count, n,
+        line, asks, streams, tag,
+    )  # fmt: skip
     if streams:
         fence()
 
@@ -115,22 +84,10 @@ def reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     line = (mean, invstd * weight, bias)
     o, i, count, n = segments.bounds(p, part)
     x, r, dy, _, _, _ = segments.offsets(p, o, c, i, tag)
-    xs, rs, dys = p.x_outer, p.residual_outer, p.dy_outer
-    xb, dyb, bent, far = p.x_channel, p.dy_channel, bends(p, tag), ahead.far(p, ahead.FAR, tag)
-    s = q = 0.0
-    if n <= segments.SHORT and r == 0:
-        s, q = segments.reduce(p, x, xs, xb, dy, dys, dyb, count, n, line, bent, far, work, tag)
-    elif far and r == 0:
-        s, q = long.reduce(p, x, xs, xb, dy, dys, dyb, count, n, line, bent, work, tag)
-    elif far:
-        s, q = long.reduce_add(
-            p, x, xs, xb, r, rs, p.residual_channel, dy, dys, dyb, count, n, line, bent, tag
-        )
-    else:
-        for k in range(count):
-            here, there = at(x, k * xs, tag), at(dy, k * dys, tag)
-            ds, dq = loops.reduce(here, at(r, k * rs, tag), there, n, line, bent, tag)
-            s, q = s + ds, q + dq
+    s, q = loops.reduce(
+        p, x, p.x_outer, p.x_channel, r, p.residual_outer, p.residual_channel, dy, p.dy_outer,
+        p.dy_channel, count, n, line, ahead.far(p, ahead.FAR, tag), tag,
+    )  # fmt: skip
     return s, q * invstd
 
 
@@ -157,29 +114,13 @@ def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     """A part's gradient of x, and of the residual if there is one."""
     mean, invstd, weight, bias = constants(p, c)
     line, pull = (mean, invstd * weight, bias), pulls(p, c, invstd, weight)
-    bent = bends(p, tag)
     o, i, count, n = segments.bounds(p, part)
+    x, r, dy, dx, dr, _ = segments.offsets(p, o, c, i, tag)
     streams = _streams(p, n, tag)
-    if not streams and p.residual == 0:
-        x, _, dy, dx, _, _ = segments.offsets(p, o, c, i, tag)
-        steps = p.channels * p.inner
-        loops.spread(x, p.x_outer, dy, p.dy_outer, dx, steps, count, n, line, pull, bent, tag)
-        return
-    tile = work[0].ctypes.data
-    most = TILE // 2 if streams else max(n, 1)
-    for k in range(count - 1, -1, -1):
-        for start in range(0, n, most):
-            m = min(most, n - start)
-            x, r, dy, dx, dr, _ = segments.offsets(p, o + k, c, i + start, tag)
-            target, of_r = (tile, at(tile, most, tag)) if streams else (dx, dr)
-            if r:
-                loops.spread_add(x, r, dy, target, of_r, m, line, pull, bent, tag)
-            else:
-                loops.spread(x, 0, dy, 0, target, 0, 1, m, line, pull, bent, tag)
-            if streams:
-                loops.stream(tile, dx, m, tag)
-            if streams and r:
-                loops.stream(of_r, dr, m, tag)
+    loops.spread(
+        p, x, p.x_outer, r, p.residual_outer, dy, p.dy_outer, dx, dr, p.channels * p.inner, count, n,
+        line, pull, streams, tag,
+    )  # fmt: skip
     if streams:
         fence()
 

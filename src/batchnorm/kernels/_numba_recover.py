@@ -47,16 +47,16 @@ def planar_reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     words, slopes = _in_words(bias, p.slope, tag)
     o, i, count, n = bounds(p, part)
     first = offsets(p, o, c, i, tag)
-    far = ahead.far(p, ahead.FAR, tag)
+    far, hop = ahead.far(p, ahead.FAR, tag), ahead.hop(p, count, n)
     s = q = 0.0
     for k in range(count):
         for start in range(0, n, RUN):
             m = min(RUN, n - start)
             y, _, dy, _, _, _ = offsets(p, o + k, c, i + start, tag)
             if far:
-                later = ahead.segment(p, first[0], p.x_outer, p.x_channel, k, count, n, tag)
+                later = ahead.after(first[0], p.x_outer, p.x_channel, k, hop, tag)
                 ahead.fetch(at(later, start, tag), m, tag)
-                later = ahead.segment(p, first[2], p.dy_outer, p.dy_channel, k, count, n, tag)
+                later = ahead.after(first[2], p.dy_outer, p.dy_channel, k, hop, tag)
                 ahead.fetch(at(later, start, tag), m, tag)
             if p.activation == ELU:
                 ds, dq = _sum(y, dy, m, words, slopes, undo.elu, tag)

@@ -1,0 +1,264 @@
+"""Vectors of elements in compiled code: some lanes at once, in the type in which they are computed.
+
+LLVM vectorizes plain loops by itself, but none that asks for memory ahead or writes past the
+caches; and what is left of a segment after its last whole vector it does element by element,
+which for the 49 elements of a 7x7 image costs more than its vectors. Here what is left is one more
+vector, of which a mask says which lanes count.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import lower_builtin, models, register_model
+
+from batchnorm.kernels._numba_memory import (
+    ELEMENTS,
+    SIZES,
+    WIDEST,
+    from_words,
+    intrinsic,
+    same,
+    to_words,
+    word,
+)
+
+BITS = 512  # of a vector; where the machine's are shorter it takes several
+
+_I1, _I8, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+_DOUBLE = ir.DoubleType()
+
+
+class Vector(types.Type):
+    """As many numbers of the type `of` as go into `BITS`."""
+
+    def __init__(self, of: Any) -> None:
+        self.of = of
+        self.lanes: int = BITS // of.bitwidth
+        self.kind = ir.VectorType(ir.FloatType() if of == types.float32 else _DOUBLE, self.lanes)
+        super().__init__(f"vector({of}, {self.lanes})")
+
+
+class Mask(types.Type):
+    """Which of some lanes count."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        self.kind = ir.VectorType(_I1, lanes)
+        super().__init__(f"mask({lanes})")
+
+
+@register_model(Vector)
+@register_model(Mask)
+class _Model(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, kind.kind)
+
+
+def _arithmetic(operation: Any, name: str) -> None:
+    """Let an operator take two vectors of one type."""
+
+    class Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            alike = len(args) == 2 and isinstance(args[0], Vector) and args[0] == args[1]
+            return signature(args[0], *args) if alike else None
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return getattr(builder, name)(*arguments)
+
+    infer_global(operation)(Template)
+    lower_builtin(operation, Vector, Vector)(lower)
+
+
+def _comparison(operation: Any, name: str) -> None:
+    """Let a comparison of two vectors give a mask."""
+
+    class Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            alike = len(args) == 2 and isinstance(args[0], Vector) and args[0] == args[1]
+            return signature(Mask(args[0].lanes), *args) if alike else None
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fcmp_ordered(name, *arguments)
+
+    infer_global(operation)(Template)
+    lower_builtin(operation, Vector, Vector)(lower)
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+_comparison(operator.gt, ">")
+_comparison(operator.lt, "<")
+
+
+@intrinsic
+def lanes(typing: Any, tag: Any) -> Any:
+    """How many elements go into a vector."""
+    count = Vector(word(tag)).lanes
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(_I64, count)
+
+    return types.intp(tag), generate
+
+
+@intrinsic
+def filled(typing: Any, value: Any, tag: Any) -> Any:
+    """A vector of one number, given as a float64."""
+    vector = Vector(word(tag))
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        one = context.cast(builder, arguments[0], types.float64, vector.of)
+        return _splat(builder, one, vector.kind)
+
+    return vector(types.float64, tag), generate
+
+
+def _splat(builder: Any, value: Any, kind: Any) -> Any:
+    start = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
+    order = ir.Constant(ir.VectorType(_I32, kind.count), [0] * kind.count)
+    return builder.shuffle_vector(start, start, order)
+
+
+@intrinsic
+def first(typing: Any, count: Any, tag: Any) -> Any:
+    """The mask of the first `count` lanes: of none below 1, of all where it is more."""
+    mask = Mask(Vector(word(tag)).lanes)
+    kind = ir.VectorType(_I32, mask.lanes)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        most = ir.Constant(_I64, mask.lanes)
+        many = builder.icmp_signed(">", arguments[0], most)
+        count = builder.trunc(builder.select(many, most, arguments[0]), _I32)
+        order = ir.Constant(kind, list(range(mask.lanes)))
+        return builder.icmp_signed("<", order, _splat(builder, count, kind))
+
+    return mask(types.intp, tag), generate
+
+
+@intrinsic
+def choose(typing: Any, condition: Any, yes: Any, no: Any) -> Any:
+    """``yes if condition else no``, lane by lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(*arguments)
+
+    return yes(condition, yes, yes), generate
+
+
+@intrinsic
+def within(typing: Any, mask: Any, vector: Any) -> Any:
+    """The vector, 0 in lanes that the mask leaves out; None leaves none out."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if not isinstance(mask, Mask):
+            return arguments[1]
+        return builder.select(*arguments, ir.Constant(vector.kind, None))
+
+    return vector(mask, vector), generate
+
+
+@intrinsic
+def centre(typing: Any, value: Any, mean: Any, low: Any) -> Any:
+    """``value - mean`` for a mean of two words where elements are computed in float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        high = builder.fsub(arguments[0], arguments[1])
+        return builder.fsub(high, arguments[2]) if value.of == types.float32 else high
+
+    return value(value, value, value), generate
+
+
+def _pointer(builder: Any, address: Any, index: Any, tag: Any, lanes: int) -> Any:
+    set.add(builder.function.attributes, WIDEST)  # llvmlite itself takes those alone it knows
+    byte = builder.add(address, builder.mul(index, ir.Constant(_I64, SIZES[tag])))
+    return builder.inttoptr(byte, ir.VectorType(ELEMENTS[tag][0], lanes).as_pointer())
+
+
+def _masked(builder: Any, name: str, result: Any, arguments: Any, kind: Any) -> Any:
+    """Call one of LLVM's masked intrinsics on vectors of a type."""
+    of = {_I64: "i64"}.get(kind.element, None) or str(kind.element)
+    short = {"float": "f32", "double": "f64", "half": "f16"}.get(of, of)
+    function_type = ir.FunctionType(result, [a.type for a in arguments])
+    full = f"llvm.masked.{name}.v{kind.count}{short}.p0"
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, function_type, full), arguments
+    )
+
+
+@intrinsic
+def read(typing: Any, address: Any, index: Any, mask: Any, tag: Any) -> Any:
+    """The elements from `index` on; 0 in lanes that the mask leaves out, of which there may be None."""
+    vector = Vector(word(tag))
+    kind = ir.VectorType(ELEMENTS[tag][0], vector.lanes)
+    align = SIZES[tag]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(builder, arguments[0], arguments[1], tag, vector.lanes)
+        if isinstance(mask, Mask):
+            nothing = ir.Constant(kind, None)
+            given = [pointer, ir.Constant(_I32, align), arguments[2], nothing]
+            value = _masked(builder, "load", kind, given, kind)
+        else:
+            value = builder.load(pointer, align=align, typ=kind)
+        value = to_words(builder, value, tag)
+        return builder.fpext(value, vector.kind) if tag == types.float32 else value
+
+    return vector(types.intp, types.intp, mask, tag), generate
+
+
+@intrinsic
+def write(typing: Any, address: Any, index: Any, value: Any, mask: Any, tag: Any) -> Any:
+    """Round to elements and write them from `index` on, in the lanes of the mask or in all."""
+    kind = ir.VectorType(ELEMENTS[tag][0], value.lanes)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(builder, arguments[0], arguments[1], tag, value.lanes)
+        elements = from_words(builder, arguments[2], value.of, tag)
+        if isinstance(mask, Mask):
+            given = [elements, pointer, ir.Constant(_I32, SIZES[tag]), arguments[3]]
+            _masked(builder, "store", ir.VoidType(), given, kind)
+        else:
+            builder.store(elements, pointer, align=SIZES[tag])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, value, mask, tag), generate
+
+
+@intrinsic
+def stream(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
+    """As `write` of all lanes, past the caches, to an address that is a multiple of their size.
+
+    An ordinary store first reads the line that it is about to overwrite: a third of the traffic.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(builder, arguments[0], arguments[1], tag, value.lanes)
+        elements = from_words(builder, arguments[2], value.of, tag)
+        written = builder.store(elements, pointer, align=SIZES[tag] * value.lanes)
+        one = builder.module.add_metadata([ir.Constant(_I32, 1)])
+        written.set_metadata("nontemporal", one)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, value, tag), generate
+
+
+@intrinsic
+def total(typing: Any, vector: Any) -> Any:
+    """The sum of all lanes, in float64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.VectorType(_DOUBLE, vector.lanes)
+        value = arguments[0] if vector.of == types.float64 else builder.fpext(arguments[0], kind)
+        of = ir.FunctionType(_DOUBLE, [_DOUBLE, kind])
+        name = f"llvm.vector.reduce.fadd.v{vector.lanes}f64"
+        function = cgutils.get_or_insert_function(builder.module, of, name)
+        return builder.call(function, [ir.Constant(_DOUBLE, 0.0), value], fastmath=("reassoc",))
+
+    return types.float64(vector), generate
