@@ -10,6 +10,7 @@ from typing import Any
 from batchnorm.kernels import _numba_ahead as ahead
 from batchnorm.kernels import _numba_inverse as undo
 from batchnorm.kernels import _numba_row_blocks as blocks
+from batchnorm.kernels import _numba_row_general as row_general
 from batchnorm.kernels import _numba_row_loops as rows
 from batchnorm.kernels._numba_call import constants, pulls
 from batchnorm.kernels._numba_math import ELU, mapping, summing
@@ -118,7 +119,7 @@ def _write_row(
         z, slope = inverse(read(y, j, tag), slopes[0], slopes[1], zero, one)
         d = centre(z, constant(v, j, tag), constant(v, j + rows.LOW * f, tag), tag)
         g = slope * read(dy, j, tag)
-        pull = rows.pulled(d, j, v, f, tag)
+        pull = row_general.pulled(d, j, v, f, tag)
         store(dx, j, constant(v, j + rows.SCALE * f, tag) * g - pull, tag)
 
 

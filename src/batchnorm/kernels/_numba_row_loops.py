@@ -1,35 +1,26 @@
-"""The inner loops over rows, along which the channel changes from element to element.
+"""The loops over rows, along which the channel changes from element to element.
 
 v is the address of the columns' constants, vectors of `f` values each in the order below, from the
 first column's mean on. s and q are the addresses of a sum for each column, of the type in which
-elements are computed; `flush` adds them to others in float64 before they lose digits. Where `rows`
-is given, as many rows are done at once as that tuple has members, `xs`, `dys` and so on elements
-apart: what the columns have in common is then touched once for all.
+elements are computed, with room for whole vectors; `flush` adds them to others in float64 before
+they lose digits. As many rows are done at once as the tuple `rows` has members, `xs`, `dys` and so
+on elements apart: what the columns have in common is then touched once for all. With `far`, as
+many rows are asked for that come `ROWS` later, or earlier.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from batchnorm.kernels._numba_math import bend, bend_back, mapping, summing
-from batchnorm.kernels._numba_memory import add_to, constant, load, read, store, take_back
-from batchnorm.kernels._numba_scalar import centre, fit
+from batchnorm.kernels import _numba_vector as vectors
+from batchnorm.kernels._numba_ahead import ROWS, ask
+from batchnorm.kernels._numba_bend import bend, bend_back, bends, flat
+from batchnorm.kernels._numba_math import inline_mapping, mapping, summing
+from batchnorm.kernels._numba_memory import at, take_back
 
 MEAN, LOW, SCALE, BIAS, A, B, INVSTD = range(7)
 VECTORS = 7
 ONE, FOUR = (0,), (0, 0, 0, 0)
-
-
-@mapping
-def centred(x: Any, j: Any, v: Any, f: Any, tag: Any) -> Any:
-    """``x - mean`` at column j."""
-    return centre(read(x, j, tag), constant(v, j, tag), constant(v, j + LOW * f, tag), tag)
-
-
-@mapping
-def lined_up(d: Any, j: Any, v: Any, f: Any, tag: Any) -> Any:
-    """``d scale + bias`` at column j."""
-    return d * constant(v, j + SCALE * f, tag) + constant(v, j + BIAS * f, tag)
 
 
 @mapping
@@ -39,163 +30,263 @@ def flush(s: Any, n: Any, sums: Any, tag: Any) -> None:
         sums[j] += take_back(s, j, tag)
 
 
-@summing
-def measure(x: Any, xs: Any, n: Any, v: Any, s: Any, q: Any, rows: Any, tag: Any) -> None:
-    """Add ``x - shift`` and its square; the shift stands where the mean does."""
-    for j in range(n):
-        shift = constant(v, j, tag)
-        a = b = fit(0.0, tag)
-        for k in range(len(rows)):
-            d = read(x, j + k * xs, tag) - shift
-            a += d
-            b += d * d
-        add_to(s, q, j, a, b)
+@inline_mapping
+def _ask(x: Any, xs: Any, j: Any, first: Any, rows: Any, tag: Any) -> None:
+    """Ask for two vectors of rows, of which the first is `first` rows away."""
+    for k in range(len(rows)):
+        ask(at(x, (first + k) * xs, tag), j, tag)
 
 
-@summing
-def measure_weighted(x: Any, w: Any, n: Any, v: Any, t: Any, s: Any, q: Any, tag: Any) -> None:
-    """One row with the weights w of its elements; t, s and q are buffers, t of the weights."""
-    for j in range(n):
-        weight = w[j]
-        d = load(x, j, tag) - constant(v, j, tag) if weight > 0 else 0.0
-        t[j] += weight
-        s[j] += weight * d
-        q[j] += weight * d * d
+@inline_mapping
+def _parts(n: Any, tag: Any) -> Any:
+    """Where the last pair of whole vectors ends, and masks of the two that come after it."""
+    width = vectors.lanes(tag)
+    whole = n & -2 * width
+    return whole, vectors.first(n - whole, tag), vectors.first(n - whole - width, tag)
+
+
+@inline_mapping
+def _measure(
+    x: Any, xs: Any, j: Any, v: Any, s: Any, q: Any, rows: Any, mask: Any, tag: Any
+) -> None:
+    shift = vectors.held(v, j, mask, tag)
+    a = b = vectors.filled(0.0, tag)
+    for k in range(len(rows)):
+        d = vectors.read(x, j + k * xs, mask, tag) - shift
+        a, b = a + d, b + d * d
+    vectors.add_to(s, j, a, tag)
+    vectors.add_to(q, j, b, tag)
+
+
+@mapping
+def measure(
+    x: Any, xs: Any, n: Any, v: Any, s: Any, q: Any, far: Any, rows: Any, tag: Any
+) -> None:
+    """Add ``x - shift`` and its square, upwards; the shift stands where the mean does."""
+    width = vectors.lanes(tag)
+    whole, mask, rest = _parts(n, tag)
+    for j in range(0, whole, 2 * width):
+        if far:
+            _ask(x, xs, j, ROWS, rows, tag)
+        _measure(x, xs, j, v, s, q, rows, None, tag)
+        _measure(x, xs, j + width, v, s, q, rows, None, tag)
+    if whole < n:
+        if far:
+            _ask(x, xs, whole, ROWS, rows, tag)
+        _measure(x, xs, whole, v, s, q, rows, mask, tag)
+    if whole + width < n:
+        _measure(x, xs, whole + width, v, s, q, rows, rest, tag)
+
+
+@inline_mapping
+def _line(v: Any, f: Any, j: Any, mask: Any, tag: Any) -> Any:
+    """The mean in its two words, scale and bias."""
+    return (
+        vectors.held(v, j, mask, tag),
+        vectors.held(v, j + LOW * f, mask, tag),
+        vectors.held(v, j + SCALE * f, mask, tag),
+        vectors.held(v, j + BIAS * f, mask, tag),
+    )
+
+
+@inline_mapping
+def _line_up(x: Any, r: Any, j: Any, i: Any, line: Any, mask: Any, tag: Any) -> Any:
+    """``x - mean`` and ``(x - mean) scale + bias + r``, at j of x and i of the residual."""
+    d = vectors.centre(vectors.read(x, j, mask, tag), line[0], line[1])
+    z = d * line[2] + line[3]
+    if r:
+        z = z + vectors.read(r, i, mask, tag)
+    return d, z
+
+
+@inline_mapping
+def _normalize(
+    x: Any, xs: Any, r: Any, rs: Any, y: Any, ys: Any, j: Any, v: Any, f: Any, bent: Any,
+    streams: Any, rows: Any, mask: Any, tag: Any,
+) -> None:  # fmt: skip
+    line = _line(v, f, j, mask, tag)
+    for k in range(len(rows)):
+        value = bend(_line_up(x, r, j + k * xs, j + k * rs, line, mask, tag)[1], bent)
+        vectors.put(y, j + k * ys, value, mask, streams, tag)
+
+
+@inline_mapping
+def _normalize_rows(
+    x: Any, xs: Any, r: Any, rs: Any, y: Any, ys: Any, n: Any, v: Any, f: Any, bent: Any,
+    far: Any, streams: Any, rows: Any, tag: Any,
+) -> None:  # fmt: skip
+    width = vectors.lanes(tag)
+    whole, mask, rest = _parts(n, tag)
+    for j in range(0, whole, 2 * width):
+        if far:
+            _ask(x, xs, j, -ROWS, rows, tag)
+            if r:
+                _ask(r, rs, j, -ROWS, rows, tag)
+        i = j + width
+        _normalize(x, xs, r, rs, y, ys, j, v, f, bent, streams, rows, None, tag)
+        _normalize(x, xs, r, rs, y, ys, i, v, f, bent, streams, rows, None, tag)
+    if whole < n:
+        _normalize(x, xs, r, rs, y, ys, whole, v, f, bent, False, rows, mask, tag)
+    if whole + width < n:
+        _normalize(x, xs, r, rs, y, ys, whole + width, v, f, bent, False, rows, rest, tag)
 
 
 @mapping
 def normalize(
-    x: Any, xs: Any, y: Any, ys: Any, n: Any, v: Any, f: Any, bent: Any, rows: Any, tag: Any
-) -> None:
-    """``y = f((x - mean) scale + bias)``."""
-    for j in range(n):
-        mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
-        scale, bias = constant(v, j + SCALE * f, tag), constant(v, j + BIAS * f, tag)
-        for k in range(len(rows)):
-            z = centre(read(x, j + k * xs, tag), mean, low, tag) * scale + bias
-            store(y, j + k * ys, bend(z, bent), tag)
+    p: Any, x: Any, xs: Any, r: Any, rs: Any, y: Any, ys: Any, n: Any, v: Any, f: Any, far: Any,
+    streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    """``y = f((x - mean) scale + bias + r)`` in four rows, downwards; r is 0 for no residual."""
+    if r and flat(p):
+        bent = bends(p, True, tag)
+        _normalize_rows(x, xs, r, rs, y, ys, n, v, f, bent, far, streams, FOUR, tag)
+    elif r:
+        bent = bends(p, False, tag)
+        _normalize_rows(x, xs, r, rs, y, ys, n, v, f, bent, far, streams, FOUR, tag)
+    elif flat(p):
+        bent = bends(p, True, tag)
+        _normalize_rows(x, xs, 0, 0, y, ys, n, v, f, bent, far, streams, FOUR, tag)
+    else:
+        bent = bends(p, False, tag)
+        _normalize_rows(x, xs, 0, 0, y, ys, n, v, f, bent, far, streams, FOUR, tag)
 
 
 @mapping
-def normalize_add(
-    x: Any, xs: Any, r: Any, rs: Any, y: Any, ys: Any, n: Any, v: Any, f: Any, bent: Any,
-    rows: Any, tag: Any,
+def normalize_one(p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, f: Any, tag: Any) -> None:
+    """As `normalize`, in one row."""
+    bent = bends(p, flat(p), tag)
+    _normalize_rows(x, 0, r, 0, y, 0, n, v, f, bent, False, False, ONE, tag)
+
+
+@inline_mapping
+def _reduce(
+    x: Any, xs: Any, r: Any, rs: Any, dy: Any, dys: Any, j: Any, v: Any, f: Any, bent: Any, s: Any,
+    q: Any, rows: Any, mask: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """``y = f((x - mean) scale + bias + r)``."""
-    for j in range(n):
-        mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
-        scale, bias = constant(v, j + SCALE * f, tag), constant(v, j + BIAS * f, tag)
-        for k in range(len(rows)):
-            z = centre(read(x, j + k * xs, tag), mean, low, tag) * scale + bias
-            store(y, j + k * ys, bend(z + read(r, j + k * rs, tag), bent), tag)
+    line = _line(v, f, j, mask, tag)
+    a = b = vectors.filled(0.0, tag)
+    for k in range(len(rows)):
+        d, z = _line_up(x, r, j + k * xs, j + k * rs, line, mask, tag)
+        g = bend_back(vectors.read(dy, j + k * dys, mask, tag), z, bent)
+        a, b = a + g, b + g * d
+    vectors.add_to(s, j, a, tag)
+    vectors.add_to(q, j, b, tag)
 
 
-@summing
-def reduce(
-    x: Any, xs: Any, dy: Any, dys: Any, n: Any, v: Any, f: Any, bent: Any, s: Any, q: Any,
-    rows: Any, tag: Any,
-) -> None:  # fmt: skip
-    """Add g and ``g (x - mean)``."""
-    for j in range(n):
-        mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
-        scale, bias = constant(v, j + SCALE * f, tag), constant(v, j + BIAS * f, tag)
-        a = b = fit(0.0, tag)
-        for k in range(len(rows)):
-            d = centre(read(x, j + k * xs, tag), mean, low, tag)
-            g = bend_back(read(dy, j + k * dys, tag), d * scale + bias, bent)
-            a += g
-            b += g * d
-        add_to(s, q, j, a, b)
-
-
-@summing
-def reduce_add(
+@inline_mapping
+def _reduce_rows(
     x: Any, xs: Any, r: Any, rs: Any, dy: Any, dys: Any, n: Any, v: Any, f: Any, bent: Any,
-    s: Any, q: Any, rows: Any, tag: Any,
+    s: Any, q: Any, far: Any, rows: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """As `reduce`, where a residual was added before the activation."""
-    for j in range(n):
-        mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
-        scale, bias = constant(v, j + SCALE * f, tag), constant(v, j + BIAS * f, tag)
-        a = b = fit(0.0, tag)
-        for k in range(len(rows)):
-            d = centre(read(x, j + k * xs, tag), mean, low, tag)
-            z = d * scale + bias + read(r, j + k * rs, tag)
-            g = bend_back(read(dy, j + k * dys, tag), z, bent)
-            a += g
-            b += g * d
-        add_to(s, q, j, a, b)
+    width = vectors.lanes(tag)
+    whole, mask, rest = _parts(n, tag)
+    for j in range(0, whole, 2 * width):
+        if far:
+            _ask(x, xs, j, ROWS, rows, tag)
+            _ask(dy, dys, j, ROWS, rows, tag)
+            if r:
+                _ask(r, rs, j, ROWS, rows, tag)
+        i = j + width
+        _reduce(x, xs, r, rs, dy, dys, j, v, f, bent, s, q, rows, None, tag)
+        _reduce(x, xs, r, rs, dy, dys, i, v, f, bent, s, q, rows, None, tag)
+    if whole < n:
+        _reduce(x, xs, r, rs, dy, dys, whole, v, f, bent, s, q, rows, mask, tag)
+    if whole + width < n:
+        _reduce(x, xs, r, rs, dy, dys, whole + width, v, f, bent, s, q, rows, rest, tag)
 
 
 @mapping
-def pulled(d: Any, j: Any, v: Any, f: Any, tag: Any) -> Any:
-    """``a + b xhat`` at column j."""
-    xhat = constant(v, j + INVSTD * f, tag) * d
-    return constant(v, j + A * f, tag) + constant(v, j + B * f, tag) * xhat
+def reduce(
+    p: Any, x: Any, xs: Any, r: Any, rs: Any, dy: Any, dys: Any, n: Any, v: Any, f: Any, s: Any,
+    q: Any, far: Any, tag: Any,
+) -> None:  # fmt: skip
+    """Add g and ``g (x - mean)`` of four rows, upwards."""
+    if r and flat(p):
+        _reduce_rows(x, xs, r, rs, dy, dys, n, v, f, bends(p, True, tag), s, q, far, FOUR, tag)
+    elif r:
+        _reduce_rows(x, xs, r, rs, dy, dys, n, v, f, bends(p, False, tag), s, q, far, FOUR, tag)
+    elif flat(p):
+        _reduce_rows(x, xs, 0, 0, dy, dys, n, v, f, bends(p, True, tag), s, q, far, FOUR, tag)
+    else:
+        _reduce_rows(x, xs, 0, 0, dy, dys, n, v, f, bends(p, False, tag), s, q, far, FOUR, tag)
+
+
+@mapping
+def reduce_one(
+    p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, f: Any, s: Any, q: Any, tag: Any
+) -> None:
+    """As `reduce`, of one row."""
+    _reduce_rows(x, 0, r, 0, dy, 0, n, v, f, bends(p, flat(p), tag), s, q, False, ONE, tag)
+
+
+@inline_mapping
+def _spread(
+    x: Any, xs: Any, r: Any, rs: Any, dy: Any, dys: Any, dx: Any, dr: Any, dxs: Any, j: Any,
+    v: Any, f: Any, bent: Any, streams: Any, rows: Any, mask: Any, tag: Any,
+) -> None:  # fmt: skip
+    line = _line(v, f, j, mask, tag)
+    a, b = vectors.held(v, j + A * f, mask, tag), vectors.held(v, j + B * f, mask, tag)
+    invstd = vectors.held(v, j + INVSTD * f, mask, tag)
+    for k in range(len(rows)):
+        d, z = _line_up(x, r, j + k * xs, j + k * rs, line, mask, tag)
+        g = bend_back(vectors.read(dy, j + k * dys, mask, tag), z, bent)
+        value = line[2] * g - (a + b * (invstd * d))
+        vectors.put(dx, j + k * dxs, value, mask, streams, tag)
+        if dr:
+            vectors.put(dr, j + k * dxs, g, mask, streams, tag)
+
+
+@inline_mapping
+def _spread_rows(
+    x: Any, xs: Any, r: Any, rs: Any, dy: Any, dys: Any, dx: Any, dr: Any, dxs: Any, n: Any,
+    v: Any, f: Any, bent: Any, far: Any, streams: Any, rows: Any, tag: Any,
+) -> None:  # fmt: skip
+    width = vectors.lanes(tag)
+    whole, mask, rest = _parts(n, tag)
+    for j in range(0, whole, 2 * width):
+        if far:
+            _ask(x, xs, j, -ROWS, rows, tag)
+            _ask(dy, dys, j, -ROWS, rows, tag)
+            if r:
+                _ask(r, rs, j, -ROWS, rows, tag)
+        i = j + width
+        _spread(x, xs, r, rs, dy, dys, dx, dr, dxs, j, v, f, bent, streams, rows, None, tag)
+        _spread(x, xs, r, rs, dy, dys, dx, dr, dxs, i, v, f, bent, streams, rows, None, tag)
+    if whole < n:
+        _spread(x, xs, r, rs, dy, dys, dx, dr, dxs, whole, v, f, bent, False, rows, mask, tag)
+    if whole + width < n:
+        i = whole + width
+        _spread(x, xs, r, rs, dy, dys, dx, dr, dxs, i, v, f, bent, False, rows, rest, tag)
 
 
 @mapping
 def spread(
-    x: Any, xs: Any, dy: Any, dys: Any, dx: Any, dxs: Any, n: Any, v: Any, f: Any, bent: Any,
-    rows: Any, tag: Any,
+    p: Any, x: Any, xs: Any, r: Any, rs: Any, dy: Any, dys: Any, dx: Any, dr: Any, dxs: Any,
+    n: Any, v: Any, f: Any, far: Any, streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """``dx = scale g - (a + b xhat)``."""
-    for j in range(n):
-        mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
-        scale, bias = constant(v, j + SCALE * f, tag), constant(v, j + BIAS * f, tag)
-        a, b = constant(v, j + A * f, tag), constant(v, j + B * f, tag)
-        invstd = constant(v, j + INVSTD * f, tag)
-        for k in range(len(rows)):
-            d = centre(read(x, j + k * xs, tag), mean, low, tag)
-            g = bend_back(read(dy, j + k * dys, tag), d * scale + bias, bent)
-            store(dx, j + k * dxs, scale * g - (a + b * (invstd * d)), tag)
+    """``dx = scale g - (a + b xhat)``, and ``dr = g`` where dr lies like dx, in four rows."""
+    if (r or dr) and flat(p):
+        bent = bends(p, True, tag)
+        _spread_rows(
+            x, xs, r, rs, dy, dys, dx, dr, dxs, n, v, f, bent, far, streams, FOUR, tag
+        )  # fmt: skip
+    elif r or dr:
+        bent = bends(p, False, tag)
+        _spread_rows(
+            x, xs, r, rs, dy, dys, dx, dr, dxs, n, v, f, bent, far, streams, FOUR, tag
+        )  # fmt: skip
+    elif flat(p):
+        bent = bends(p, True, tag)
+        _spread_rows(x, xs, 0, 0, dy, dys, dx, 0, dxs, n, v, f, bent, far, streams, FOUR, tag)
+    else:
+        bent = bends(p, False, tag)
+        _spread_rows(x, xs, 0, 0, dy, dys, dx, 0, dxs, n, v, f, bent, far, streams, FOUR, tag)
 
 
 @mapping
-def spread_add(
-    x: Any, xs: Any, r: Any, rs: Any, dy: Any, dys: Any, dx: Any, dr: Any, dxs: Any, n: Any,
-    v: Any, f: Any, bent: Any, rows: Any, tag: Any,
-) -> None:  # fmt: skip
-    """As `spread`, with ``dr = g`` for the residual, which lies like dx."""
-    for j in range(n):
-        mean, low = constant(v, j, tag), constant(v, j + LOW * f, tag)
-        scale, bias = constant(v, j + SCALE * f, tag), constant(v, j + BIAS * f, tag)
-        a, b = constant(v, j + A * f, tag), constant(v, j + B * f, tag)
-        invstd = constant(v, j + INVSTD * f, tag)
-        for k in range(len(rows)):
-            d = centre(read(x, j + k * xs, tag), mean, low, tag)
-            z = d * scale + bias + read(r, j + k * rs, tag)
-            g = bend_back(read(dy, j + k * dys, tag), z, bent)
-            store(dx, j + k * dxs, scale * g - (a + b * (invstd * d)), tag)
-            store(dr, j + k * dxs, g, tag)
-
-
-@mapping
-def line_up(x: Any, n: Any, v: Any, f: Any, z: Any, tag: Any) -> None:
-    """``z = (x - mean) scale + bias``."""
-    for j in range(n):
-        z[j] = lined_up(centred(x, j, v, f, tag), j, v, f, tag)
-
-
-@summing
-def reduce_gradient(
-    x: Any, g: Any, n: Any, v: Any, f: Any, w: Any, masked: Any, s: Any, q: Any, tag: Any
+def spread_one(
+    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, tag: Any
 ) -> None:
-    """Add one row's g, a buffer, and ``g (x - mean)``."""
-    for j in range(n):
-        d = centred(x, j, v, f, tag)
-        d = 0.0 if masked and not w[j] > 0 else d
-        s[j] += g[j]
-        q[j] += g[j] * d
-
-
-@mapping
-def spread_gradient(
-    x: Any, g: Any, dx: Any, n: Any, v: Any, f: Any, w: Any, masked: Any, tag: Any
-) -> None:
-    """``dx = scale g - w (a + b xhat)``, where g is a buffer."""
-    for j in range(n):
-        weight = w[j] if masked else 1.0
-        pull = weight * pulled(centred(x, j, v, f, tag), j, v, f, tag)
-        value = constant(v, j + SCALE * f, tag) * g[j] - pull
-        store(dx, j, value if weight > 0 else 0.0, tag)
+    """As `spread`, in one row."""
+    bent = bends(p, flat(p), tag)
+    _spread_rows(x, 0, r, 0, dy, 0, dx, dr, 0, n, v, f, bent, False, False, ONE, tag)

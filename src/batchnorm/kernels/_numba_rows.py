@@ -14,12 +14,11 @@ from batchnorm.kernels import _numba_ahead as ahead
 from batchnorm.kernels import _numba_general as general
 from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_row_constants as columns
+from batchnorm.kernels import _numba_row_general as row_general
 from batchnorm.kernels import _numba_row_loops as rows
-from batchnorm.kernels import _numba_row_strips as strips
-from batchnorm.kernels._numba_call import bends
 from batchnorm.kernels._numba_machine import fence
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import TILE, constant_size
+from batchnorm.kernels._numba_memory import TILE, at, constant_size
 
 
 @mapping
@@ -36,13 +35,10 @@ def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
             x = blocks.addresses(p, row, start, tag)[0]
             n = blocks.length(p, row, start)
             if blocks.four(p, row, stop, start):
-                if far:
-                    strips.measure(x, xs, n, v, s, q, tag)
-                else:
-                    rows.measure(x, xs, n, v, s, q, rows.FOUR, tag)
+                rows.measure(x, xs, n, v, s, q, far, rows.FOUR, tag)
                 row += 4
             else:
-                rows.measure(x, xs, n, v, s, q, rows.ONE, tag)
+                rows.measure(x, xs, n, v, s, q, False, rows.ONE, tag)
                 row += 1
             if (row - first) % blocks.FEW == 0:
                 blocks.flush(p, start, work, tag)
@@ -65,40 +61,36 @@ def measure_weighted(p: Any, part: Any, work: Any, tag: Any) -> None:
             blocks.weights(p, row, start, n, w)
             x = blocks.addresses(p, row, start, tag)[0]
             v = p.scratch + constant_size(tag) * start
-            rows.measure_weighted(x, w, n, v, t, s, q, tag)
+            row_general.measure_weighted(x, w, n, v, t, s, q, tag)
         for kind in range(3):
             blocks.add_up(p, part, kind, start, work[1][kind])
+
+
+@mapping
+def _streams(p: Any, tag: Any) -> Any:
+    """Whether outputs go past the caches: only in whole lines."""
+    return p.streams != 0 and (p.out | p.out_residual | (at(64, p.columns, tag) - 64)) % 64 == 0
 
 
 @mapping
 def write(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a block, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
-    f, bent = p.columns, bends(p, tag)
-    xs, rs, ys = p.joined * p.x_outer, p.joined * p.residual_outer, p.columns
-    far = ahead.far(p, ahead.FAR_ROWS, tag)
-    tile = strips.tile(p, work, tag)
+    f, xs, rs = p.columns, p.joined * p.x_outer, p.joined * p.residual_outer
+    far, streams = ahead.far(p, ahead.FAR_ROWS, tag), _streams(p, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
         row = stop
         while row > first:
-            together = blocks.four(p, row - 4, row, start) and row - 4 >= first
+            together = row - 4 >= first and blocks.four(p, row - 4, row, start)
             row -= 4 if together else 1
             x, r, _, y, _ = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
-            if r and together and far:
-                strips.normalize_add(x, xs, r, rs, y, ys, n, v, f, bent, tile, tag)
-            elif r and together:
-                rows.normalize_add(x, xs, r, rs, y, ys, n, v, f, bent, rows.FOUR, tag)
-            elif r:
-                rows.normalize_add(x, xs, r, rs, y, ys, n, v, f, bent, rows.ONE, tag)
-            elif together and far:
-                strips.normalize(x, xs, y, ys, n, v, f, bent, tile, tag)
-            elif together:
-                rows.normalize(x, xs, y, ys, n, v, f, bent, rows.FOUR, tag)
+            if together:
+                rows.normalize(p, x, xs, r, rs, y, f, n, v, f, far, streams, tag)
             else:
-                rows.normalize(x, xs, y, ys, n, v, f, bent, rows.ONE, tag)
-    if tile:
+                rows.normalize_one(p, x, r, y, n, v, f, tag)
+    if streams:
         fence()
 
 
@@ -114,7 +106,7 @@ def write_general(p: Any, part: Any, work: Any, tag: Any) -> None:
             n = blocks.length(p, row, start)
             if p.weights:
                 blocks.weights(p, row, start, n, weights)
-            rows.line_up(x, n, p.scratch + constant_size(tag) * start, p.columns, z, tag)
+            row_general.line_up(x, n, p.scratch + constant_size(tag) * start, p.columns, z, tag)
             general.complete(z, n, r, w, y, p.activation, p.slope, tag)
 
 
@@ -144,7 +136,7 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
 def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's sums of g and ``g (x - mean)``, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
-    f, xs, dys, bent = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer, bends(p, tag)
+    f, xs, dys = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer
     rs = p.joined * p.residual_outer
     s, q = blocks.begin(p, part, work)
     far = ahead.far(p, ahead.FAR_ROWS, tag)
@@ -154,20 +146,12 @@ def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
         while row < stop:
             x, r, dy, _, _ = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
-            four = blocks.four(p, row, stop, start)
-            if r and four and far:
-                strips.reduce_add(x, xs, r, rs, dy, dys, n, v, f, bent, s, q, tag)
-            elif r and four:
-                rows.reduce_add(x, xs, r, rs, dy, dys, n, v, f, bent, s, q, rows.FOUR, tag)
-            elif r:
-                rows.reduce_add(x, xs, r, rs, dy, dys, n, v, f, bent, s, q, rows.ONE, tag)
-            elif four and far:
-                strips.reduce(x, xs, dy, dys, n, v, f, bent, s, q, tag)
-            elif four:
-                rows.reduce(x, xs, dy, dys, n, v, f, bent, s, q, rows.FOUR, tag)
+            if blocks.four(p, row, stop, start):
+                rows.reduce(p, x, xs, r, rs, dy, dys, n, v, f, s, q, far, tag)
+                row += 4
             else:
-                rows.reduce(x, xs, dy, dys, n, v, f, bent, s, q, rows.ONE, tag)
-            row += 4 if four else 1
+                rows.reduce_one(p, x, r, dy, n, v, f, s, q, tag)
+                row += 1
             if (row - first) % blocks.FEW == 0:
                 blocks.flush(p, start, work, tag)
         blocks.finish(p, part, start, work, tag)
@@ -188,9 +172,9 @@ def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
             n = blocks.length(p, row, start)
             if p.weights:
                 blocks.weights(p, row, start, n, weights)
-            rows.line_up(x, n, v, p.columns, z, tag)
+            row_general.line_up(x, n, v, p.columns, z, tag)
             general.to_gradient(z, n, r, dy, w, p.activation, p.slope, tag)
-            rows.reduce_gradient(x, z, n, v, p.columns, weights, p.weights != 0, s, q, tag)
+            row_general.reduce_gradient(x, z, n, v, p.columns, weights, p.weights != 0, s, q, tag)
         blocks.add_up(p, part, 1, start, work[1][1])
         blocks.add_up(p, part, 2, start, work[1][2])
 
@@ -199,31 +183,22 @@ def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
 def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's gradient of x, and of the residual if there is one."""
     first, stop = blocks.block(p, part)
-    f, xs, dys, bent = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer, bends(p, tag)
+    f, xs, dys = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer
     rs = p.joined * p.residual_outer
-    far = ahead.far(p, ahead.FAR_ROWS, tag)
-    tile = strips.tile(p, work, tag)
+    far, streams = ahead.far(p, ahead.FAR_ROWS, tag), _streams(p, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
         row = stop
         while row > first:
-            together = blocks.four(p, row - 4, row, start) and row - 4 >= first
+            together = row - 4 >= first and blocks.four(p, row - 4, row, start)
             row -= 4 if together else 1
             x, r, dy, dx, dr = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
-            if r and together and far:
-                strips.spread_add(x, xs, r, rs, dy, dys, dx, dr, n, v, f, bent, tile, tag)
-            elif r and together:
-                rows.spread_add(x, xs, r, rs, dy, dys, dx, dr, f, n, v, f, bent, rows.FOUR, tag)
-            elif r:
-                rows.spread_add(x, xs, r, rs, dy, dys, dx, dr, f, n, v, f, bent, rows.ONE, tag)
-            elif together and far:
-                strips.spread(x, xs, dy, dys, dx, n, v, f, bent, tile, tag)
-            elif together:
-                rows.spread(x, xs, dy, dys, dx, f, n, v, f, bent, rows.FOUR, tag)
+            if together:
+                rows.spread(p, x, xs, r, rs, dy, dys, dx, dr, f, n, v, f, far, streams, tag)
             else:
-                rows.spread(x, xs, dy, dys, dx, f, n, v, f, bent, rows.ONE, tag)
-    if tile:
+                rows.spread_one(p, x, r, dy, dx, dr, n, v, f, tag)
+    if streams:
         fence()
 
 
@@ -240,10 +215,10 @@ def spread_general(p: Any, part: Any, work: Any, tag: Any) -> None:
             n = blocks.length(p, row, start)
             if p.weights:
                 blocks.weights(p, row, start, n, weights)
-            rows.line_up(x, n, v, p.columns, z, tag)
+            row_general.line_up(x, n, v, p.columns, z, tag)
             general.to_gradient(z, n, r, dy, w, p.activation, p.slope, tag)
             if dx:
-                rows.spread_gradient(x, z, dx, n, v, p.columns, weights, p.weights != 0, tag)
+                row_general.spread_gradient(x, z, dx, n, v, p.columns, weights, p.weights != 0, tag)
             if dr:
                 general.store_gradient(z, dr, n, tag)
 

@@ -17,6 +17,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, models, register_model
 
+from batchnorm.kernels._numba_math import inline_mapping
 from batchnorm.kernels._numba_memory import (
     ELEMENTS,
     SIZES,
@@ -192,22 +193,24 @@ def _masked(builder: Any, name: str, result: Any, arguments: Any, kind: Any) -> 
     )
 
 
+def _read(builder: Any, arguments: Any, mask: Any, lanes: int, tag: Any) -> Any:
+    """So many elements, as float64 if they are and as float32 otherwise."""
+    kind = ir.VectorType(ELEMENTS[tag][0], lanes)
+    pointer = _pointer(builder, arguments[0], arguments[1], tag, lanes)
+    if isinstance(mask, Mask):
+        align = ir.Constant(_I32, SIZES[tag])
+        given = [pointer, align, arguments[2], ir.Constant(kind, None)]
+        return to_words(builder, _masked(builder, "load", kind, given, kind), tag)
+    return to_words(builder, builder.load(pointer, align=SIZES[tag], typ=kind), tag)
+
+
 @intrinsic
 def read(typing: Any, address: Any, index: Any, mask: Any, tag: Any) -> Any:
-    """The elements from `index` on; 0 in lanes that the mask leaves out, of which there may be None."""
+    """The elements from `index` on; 0 in lanes that the mask leaves out, which may be None."""
     vector = Vector(word(tag))
-    kind = ir.VectorType(ELEMENTS[tag][0], vector.lanes)
-    align = SIZES[tag]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(builder, arguments[0], arguments[1], tag, vector.lanes)
-        if isinstance(mask, Mask):
-            nothing = ir.Constant(kind, None)
-            given = [pointer, ir.Constant(_I32, align), arguments[2], nothing]
-            value = _masked(builder, "load", kind, given, kind)
-        else:
-            value = builder.load(pointer, align=align, typ=kind)
-        value = to_words(builder, value, tag)
+        value = _read(builder, arguments, mask, vector.lanes, tag)
         return builder.fpext(value, vector.kind) if tag == types.float32 else value
 
     return vector(types.intp, types.intp, mask, tag), generate
@@ -247,6 +250,40 @@ def stream(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, value, tag), generate
+
+
+@inline_mapping
+def put(address: Any, index: Any, value: Any, mask: Any, streams: Any, tag: Any) -> None:
+    """`stream` if it `streams`, for which the mask must be None, or `write`."""
+    if streams:
+        stream(address, index, value, tag)
+    else:
+        write(address, index, value, mask, tag)
+
+
+@intrinsic
+def held(typing: Any, address: Any, index: Any, mask: Any, tag: Any) -> Any:
+    """As `read`, of numbers of the type in which elements are computed."""
+    vector = Vector(word(tag))
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _read(builder, arguments, mask, vector.lanes, vector.of)
+
+    return vector(types.intp, types.intp, mask, tag), generate
+
+
+@intrinsic
+def add_to(typing: Any, address: Any, index: Any, more: Any, tag: Any) -> Any:
+    """Add to the sums at `index`, of the type in which elements are computed."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        size = SIZES[more.of]
+        pointer = _pointer(builder, arguments[0], arguments[1], more.of, more.lanes)
+        before = builder.load(pointer, align=size, typ=more.kind)
+        builder.store(builder.fadd(before, arguments[2]), pointer, align=size)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, more, tag), generate
 
 
 @intrinsic
