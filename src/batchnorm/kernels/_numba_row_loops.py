@@ -54,8 +54,7 @@ def _measure(
     for k in range(len(rows)):
         d = vectors.read(x, j + k * xs, mask, tag) - shift
         a, b = a + d, b + d * d
-    vectors.add_to(s, j, a, tag)
-    vectors.add_to(q, j, b, tag)
+    vectors.add_to(s, q, j, a, b)
 
 
 @mapping
@@ -100,14 +99,27 @@ def _line_up(x: Any, r: Any, j: Any, i: Any, line: Any, mask: Any, tag: Any) -> 
 
 
 @inline_mapping
+def _normal(x: Any, r: Any, j: Any, i: Any, line: Any, bent: Any, mask: Any, tag: Any) -> Any:
+    return bend(_line_up(x, r, j, i, line, mask, tag)[1], bent)
+
+
+@inline_mapping
 def _normalize(
     x: Any, xs: Any, r: Any, rs: Any, y: Any, ys: Any, j: Any, v: Any, f: Any, bent: Any,
     streams: Any, rows: Any, mask: Any, tag: Any,
 ) -> None:  # fmt: skip
     line = _line(v, f, j, mask, tag)
-    for k in range(len(rows)):
-        value = bend(_line_up(x, r, j + k * xs, j + k * rs, line, mask, tag)[1], bent)
-        vectors.put(y, j + k * ys, value, mask, streams, tag)
+    first = _normal(x, r, j, j, line, bent, mask, tag)
+    if len(rows) == 1:
+        vectors.put(y, j, first, mask, streams, tag)
+    else:  # all are read before one is written
+        second = _normal(x, r, j + xs, j + rs, line, bent, mask, tag)
+        third = _normal(x, r, j + 2 * xs, j + 2 * rs, line, bent, mask, tag)
+        fourth = _normal(x, r, j + 3 * xs, j + 3 * rs, line, bent, mask, tag)
+        vectors.put(y, j, first, mask, streams, tag)
+        vectors.put(y, j + ys, second, mask, streams, tag)
+        vectors.put(y, j + 2 * ys, third, mask, streams, tag)
+        vectors.put(y, j + 3 * ys, fourth, mask, streams, tag)
 
 
 @inline_mapping
@@ -169,8 +181,7 @@ def _reduce(
         d, z = _line_up(x, r, j + k * xs, j + k * rs, line, mask, tag)
         g = bend_back(vectors.read(dy, j + k * dys, mask, tag), z, bent)
         a, b = a + g, b + g * d
-    vectors.add_to(s, j, a, tag)
-    vectors.add_to(q, j, b, tag)
+    vectors.add_to(s, q, j, a, b)
 
 
 @inline_mapping
@@ -220,20 +231,45 @@ def reduce_one(
 
 
 @inline_mapping
+def _pull(
+    x: Any, r: Any, dy: Any, j: Any, i: Any, k: Any, line: Any, pull: Any, bent: Any, mask: Any,
+    tag: Any,
+) -> Any:  # fmt: skip
+    """``scale g - (a + b xhat)`` and g, at j of x, i of the residual and k of dy."""
+    a, b, invstd = pull
+    d, z = _line_up(x, r, j, i, line, mask, tag)
+    g = bend_back(vectors.read(dy, k, mask, tag), z, bent)
+    return line[2] * g - (a + b * (invstd * d)), g
+
+
+@inline_mapping
 def _spread(
     x: Any, xs: Any, r: Any, rs: Any, dy: Any, dys: Any, dx: Any, dr: Any, dxs: Any, j: Any,
     v: Any, f: Any, bent: Any, streams: Any, rows: Any, mask: Any, tag: Any,
 ) -> None:  # fmt: skip
     line = _line(v, f, j, mask, tag)
     a, b = vectors.held(v, j + A * f, mask, tag), vectors.held(v, j + B * f, mask, tag)
-    invstd = vectors.held(v, j + INVSTD * f, mask, tag)
-    for k in range(len(rows)):
-        d, z = _line_up(x, r, j + k * xs, j + k * rs, line, mask, tag)
-        g = bend_back(vectors.read(dy, j + k * dys, mask, tag), z, bent)
-        value = line[2] * g - (a + b * (invstd * d))
-        vectors.put(dx, j + k * dxs, value, mask, streams, tag)
+    pull = a, b, vectors.held(v, j + INVSTD * f, mask, tag)
+    first, g = _pull(x, r, dy, j, j, j, line, pull, bent, mask, tag)
+    if len(rows) == 1:
+        vectors.put(dx, j, first, mask, streams, tag)
         if dr:
-            vectors.put(dr, j + k * dxs, g, mask, streams, tag)
+            vectors.put(dr, j, g, mask, streams, tag)
+    else:  # all are read before one is written
+        second, h = _pull(x, r, dy, j + xs, j + rs, j + dys, line, pull, bent, mask, tag)
+        xs2, rs2, dys2 = 2 * xs, 2 * rs, 2 * dys
+        third, k = _pull(x, r, dy, j + xs2, j + rs2, j + dys2, line, pull, bent, mask, tag)
+        xs3, rs3, dys3 = 3 * xs, 3 * rs, 3 * dys
+        fourth, m = _pull(x, r, dy, j + xs3, j + rs3, j + dys3, line, pull, bent, mask, tag)
+        vectors.put(dx, j, first, mask, streams, tag)
+        vectors.put(dx, j + dxs, second, mask, streams, tag)
+        vectors.put(dx, j + 2 * dxs, third, mask, streams, tag)
+        vectors.put(dx, j + 3 * dxs, fourth, mask, streams, tag)
+        if dr:
+            vectors.put(dr, j, g, mask, streams, tag)
+            vectors.put(dr, j + dxs, h, mask, streams, tag)
+            vectors.put(dr, j + 2 * dxs, k, mask, streams, tag)
+            vectors.put(dr, j + 3 * dxs, m, mask, streams, tag)
 
 
 @inline_mapping

@@ -273,17 +273,19 @@ def held(typing: Any, address: Any, index: Any, mask: Any, tag: Any) -> Any:
 
 
 @intrinsic
-def add_to(typing: Any, address: Any, index: Any, more: Any, tag: Any) -> Any:
-    """Add to the sums at `index`, of the type in which elements are computed."""
+def add_to(typing: Any, s: Any, q: Any, index: Any, first: Any, second: Any) -> Any:
+    """Add to the sums at `index` from s and from q, of the type in which elements are computed."""
+    size = SIZES[first.of]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        size = SIZES[more.of]
-        pointer = _pointer(builder, arguments[0], arguments[1], more.of, more.lanes)
-        before = builder.load(pointer, align=size, typ=more.kind)
-        builder.store(builder.fadd(before, arguments[2]), pointer, align=size)
+        index, more = arguments[2], arguments[3:]
+        places = [_pointer(builder, a, index, first.of, first.lanes) for a in arguments[:2]]
+        sums = [builder.load(place, align=size, typ=first.kind) for place in places]
+        for place, before, value in zip(places, sums, more, strict=True):
+            builder.store(builder.fadd(before, value), place, align=size)
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, more, tag), generate
+    return types.void(types.intp, types.intp, types.intp, first, first), generate
 
 
 @intrinsic
