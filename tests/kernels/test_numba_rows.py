@@ -8,7 +8,7 @@ from batchnorm.kernels import (
     _layout,
     _numba_memory,
     _numba_row_blocks,
-    _numba_row_loops,
+    _numba_row_columns,
     numba,
     plain,
 )
@@ -103,6 +103,6 @@ def test_weights_and_inputs_of_every_scale(shape, kind):
 
 
 def test_buffers_hold_what_is_put_into_them():
-    assert _numba_row_loops.VECTORS <= _numba_memory.TILES
+    assert _numba_row_columns.VECTORS <= _numba_memory.TILES
     assert _numba_row_blocks.SOME <= _numba_memory.TILE
     assert _layout._ROW <= _numba_memory.TILE

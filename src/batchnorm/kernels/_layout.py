@@ -14,7 +14,7 @@ _SHORT = 16  # segments below this are walked as rows
 _PART = 65536  # elements of a channel summed together
 _BLOCK = 32768  # elements of a block of rows summed together
 _MOST_BLOCKS = 64
-_TASK = 512  # elements of short channels that are one task
+_TASK = 1024  # elements of short channels that are one task
 _ROW = 512  # rows are joined until about this long
 
 Ints = tuple[int, ...]

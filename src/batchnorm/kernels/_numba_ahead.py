@@ -20,7 +20,7 @@ _I64 = ir.IntType(64)
 
 AHEAD = 2048  # elements
 ROWS = 8  # rows of channels, of up to `TILE` elements
-FAR = 2**18  # bytes of a tensor: what the second caches hold is not worth asking for
+FAR = 2**20  # bytes of a tensor: what the second caches hold is not worth asking for
 FAR_ROWS = 2**22  # rows do it strip by strip, for which constants and sums are read more often
 
 

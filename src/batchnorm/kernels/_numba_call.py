@@ -68,12 +68,6 @@ def put_parameter(address: Any, kind: Any, index: Any, value: Any) -> None:
 
 
 @mapping
-def bends(p: Any, tag: Any) -> Any:
-    """What `bend` takes."""
-    return fit(0.0, tag), fit(p.slope, tag)
-
-
-@mapping
 def constants(p: Any, c: Any) -> Any:
     """mean, 1 / sqrt(var + eps), weight and bias of channel c."""
     mean = load(p.moments, p.channels + c, WIDE)

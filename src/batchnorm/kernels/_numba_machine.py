@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from batchnorm.kernels._numba_memory import SIZES, STRIP, TILE, TILES, intrinsic
+from batchnorm.kernels._numba_memory import TILE, TILES, intrinsic
 
 _I32, _I64, _DOUBLE = ir.IntType(32), ir.IntType(64), ir.DoubleType()
 _KEEP = [ir.Constant(_I32, value) for value in (0, 3, 1)]  # to read, in all caches, data
@@ -31,41 +31,6 @@ def prefetch(typing: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.intp), generate
-
-
-@intrinsic
-def prefetch_four(typing: Any, address: Any, step: Any, tag: Any) -> Any:
-    """Ask for `STRIP` elements of each of four rows, `step` elements apart, without a loop."""
-    size = SIZES[tag]
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row, apart = arguments[0], builder.mul(arguments[1], ir.Constant(_I64, size))
-        for _ in range(4):
-            for byte in range(0, STRIP * size, 64):
-                prefetch_line(builder, builder.add(row, ir.Constant(_I64, byte)))
-            row = builder.add(row, apart)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, tag), generate
-
-
-@intrinsic
-def stream_line(typing: Any, target: Any, source: Any) -> Any:
-    """Copy 64 bytes to a target so aligned, past the caches.
-
-    An ordinary store first reads the line that it is about to overwrite: a third of the traffic.
-    """
-    line = ir.VectorType(_I64, 8)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target, source = (builder.inttoptr(a, line.as_pointer()) for a in arguments)
-        value = builder.load(source, align=1, typ=line)
-        written = builder.store(value, target, align=64)
-        one = builder.module.add_metadata([ir.Constant(_I32, 1)])
-        written.set_metadata("nontemporal", one)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), generate
 
 
 @intrinsic

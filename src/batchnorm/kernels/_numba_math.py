@@ -13,15 +13,12 @@ import numba
 import numpy as np
 
 from batchnorm.kernels._activation import KINDS
-from batchnorm.kernels._numba_scalar import choose, either, like, polynomial, power_of_two
+from batchnorm.kernels._numba_scalar import either, like, polynomial, power_of_two
 
 # Sums may be reordered, and nothing else; NaN, infinities and signed zeros keep their meaning.
 summing: Any = numba.njit(fastmath={"reassoc", "contract"}, error_model="numpy", nogil=True)
 mapping: Any = numba.njit(fastmath={"contract"}, error_model="numpy", nogil=True)
 # The same as part of whatever calls them: for loops over so few elements that a call would show.
-inline_summing: Any = numba.njit(
-    fastmath={"reassoc", "contract"}, error_model="numpy", nogil=True, forceinline=True
-)
 inline_mapping: Any = numba.njit(
     fastmath={"contract"}, error_model="numpy", nogil=True, forceinline=True
 )
@@ -155,22 +152,6 @@ def twice_cubic(z: Any) -> Any:
     square = z * z
     u = like(2 * _ROOT, z) * (z + like(_CUBIC, z) * square * z)
     return u, like(2 * _ROOT, z) + like(6 * _ROOT * _CUBIC, z) * square
-
-
-@mapping
-def bend(z: Any, bent: Any) -> Any:
-    """ReLU, or leaky ReLU with ``bent = (0, slope)``, which for a slope of 1 is the identity."""
-    zero, slope = bent
-    if slope == zero:
-        return zero if z < zero else z
-    return z if z > zero else slope * z
-
-
-@mapping
-def bend_back(g: Any, z: Any, bent: Any) -> Any:
-    """The gradient of `bend`; where that is flat it is zero, whatever comes in."""
-    zero, slope = bent
-    return choose(z > zero, g, choose(slope == zero, zero, slope * g))
 
 
 @mapping

@@ -26,7 +26,6 @@ TAGS = {
 WIDE = np.float64(0)
 TILE = 512  # elements worked on at once where there is more than one pass: 4 KB, in the first cache
 TILES = 7
-STRIP = 64  # elements of each of four rows that are worked on while as many are asked for
 WIDEST = '"prefer-vector-width"="512"'  # LLVM keeps to 256 bits on CPUs that have 512
 
 _FLOAT, _DOUBLE, _HALF = ir.FloatType(), ir.DoubleType(), ir.HalfType()
@@ -94,11 +93,11 @@ def to_words(builder: Any, value: Any, tag: Any) -> Any:
     return builder.fpext(value, _wide(_FLOAT, value)) if tag == types.int16 else value
 
 
-def _read(builder: Any, arguments: Any, tag: Any, scope: str | None = "inputs") -> Any:
+def _read(builder: Any, arguments: Any, tag: Any) -> Any:
     """The element, as a float64 if it is one and as a float32 otherwise."""
     pointer, size = _pointer(builder, arguments[0], arguments[1], tag)
     value = builder.load(pointer, align=size, typ=ELEMENTS[tag][0])
-    _apart(builder, value, scope)
+    _apart(builder, value, "inputs")
     return to_words(builder, value, tag)
 
 
@@ -120,18 +119,6 @@ def read(typing: Any, address: Any, index: Any, tag: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value = _read(builder, arguments, tag)
-        return builder.fpext(value, _DOUBLE) if widen else value
-
-    return word(tag)(types.intp, types.intp, tag), generate
-
-
-@intrinsic
-def written(typing: Any, address: Any, index: Any, tag: Any) -> Any:
-    """As `read`, of what `store` wrote in the same kernel."""
-    widen = tag == types.float32
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = _read(builder, arguments, tag, None)
         return builder.fpext(value, _DOUBLE) if widen else value
 
     return word(tag)(types.intp, types.intp, tag), generate
@@ -201,7 +188,7 @@ def _write(builder: Any, arguments: Any, given: Any, tag: Any) -> Any:
 def store(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
     """Round `value` to the element type and write it at `index` from `address`.
 
-    For outputs only: what this writes, only `written` may read in the same kernel.
+    For outputs only: what this writes, nothing may read in the same kernel.
     """
     given = types.float32 if value == types.float32 else types.float64
 
@@ -210,23 +197,6 @@ def store(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, given, tag), generate
-
-
-@intrinsic
-def add_to(typing: Any, s: Any, q: Any, index: Any, first: Any, second: Any) -> Any:
-    """Add `first` and `second` to the sums at `index` from s and q, of the same type."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        bases, index, values = arguments[:2], arguments[2], arguments[3:]
-        for base, value, own, other in zip(bases, values, "sq", "qs", strict=True):
-            pointer, size = _pointer(builder, base, index, first)
-            held = builder.load(pointer, align=size, typ=value.type)
-            new = builder.store(builder.fadd(held, value), pointer, align=size)
-            for instruction in (held, new):
-                _apart(builder, instruction, own, other, "inputs")
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, types.intp, first, first), generate
 
 
 @intrinsic

@@ -6,7 +6,8 @@ from typing import Any
 
 from batchnorm.kernels import _numba_ahead as ahead
 from batchnorm.kernels import _numba_general as general
-from batchnorm.kernels import _numba_loops as loops
+from batchnorm.kernels import _numba_segment_outputs as outputs
+from batchnorm.kernels import _numba_segment_sums as sums
 from batchnorm.kernels import _numba_segments as segments
 from batchnorm.kernels._numba_call import constants, pulls
 from batchnorm.kernels._numba_machine import fence
@@ -20,8 +21,8 @@ WHOLE = 4096  # bytes: of so many, those of broken lines do not count
 def measure(p: Any, c: Any, part: Any, shift: Any, work: Any, tag: Any) -> Any:
     """How many values a part holds, and their sums."""
     o, i, count, n = segments.bounds(p, part)
-    x, far = segments.offsets(p, o, c, i, tag)[0], ahead.far(p, ahead.FAR, tag)
-    s, q = loops.measure(p, x, p.x_outer, p.x_channel, count, n, shift, far, tag)
+    x, far = segments.inputs(p, o, c, i, tag)[0], ahead.far(p, ahead.FAR, tag)
+    s, q = sums.measure(p, x, count, n, shift, far, tag)
     return float(count * n), s, q
 
 
@@ -52,13 +53,11 @@ def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
     o, i, count, n = segments.bounds(p, part)
-    x, r, _, y, _, _ = segments.offsets(p, o, c, i, tag)
-    asks = r != 0 and ahead.far(p, ahead.FAR, tag)  # statistics did not need it
+    x, r, _ = segments.inputs(p, o, c, i, tag)
+    y, _ = segments.outputs(p, o, c, i, tag)
+    asks = ahead.far(p, ahead.FAR, tag)  # for the residual: statistics did not need it
     streams = _streams(p, n, tag)
-    loops.normalize(
-        p, x, p.x_outer, r, p.residual_outer, p.residual_channel, y, p.channels * p.inner, count, n,
-        line, asks, streams, tag,
-    )  # fmt: skip
+    outputs.normalize(p, x, r, y, count, n, line, asks, streams, tag)
     if streams:
         fence()
 
@@ -83,11 +82,8 @@ def reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
     mean, invstd, weight, bias = constants(p, c)
     line = (mean, invstd * weight, bias)
     o, i, count, n = segments.bounds(p, part)
-    x, r, dy, _, _, _ = segments.offsets(p, o, c, i, tag)
-    s, q = loops.reduce(
-        p, x, p.x_outer, p.x_channel, r, p.residual_outer, p.residual_channel, dy, p.dy_outer,
-        p.dy_channel, count, n, line, ahead.far(p, ahead.FAR, tag), tag,
-    )  # fmt: skip
+    x, r, dy = segments.inputs(p, o, c, i, tag)
+    s, q = sums.reduce(p, x, r, dy, count, n, line, ahead.far(p, ahead.FAR, tag), tag)
     return s, q * invstd
 
 
@@ -115,12 +111,10 @@ def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
     mean, invstd, weight, bias = constants(p, c)
     line, pull = (mean, invstd * weight, bias), pulls(p, c, invstd, weight)
     o, i, count, n = segments.bounds(p, part)
-    x, r, dy, dx, dr, _ = segments.offsets(p, o, c, i, tag)
+    x, r, dy = segments.inputs(p, o, c, i, tag)
+    dx, dr = segments.outputs(p, o, c, i, tag)
     streams = _streams(p, n, tag)
-    loops.spread(
-        p, x, p.x_outer, r, p.residual_outer, dy, p.dy_outer, dx, dr, p.channels * p.inner, count, n,
-        line, pull, streams, tag,
-    )  # fmt: skip
+    outputs.spread(p, x, r, dy, dx, dr, count, n, line, pull, streams, tag)
     if streams:
         fence()
 

@@ -12,7 +12,7 @@ from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._layout import Ints, Plan, plan
 from batchnorm.kernels._numba_call import CURSOR, PACK_CONSTANT, PACK_VARYING, PARAMETER_TYPES
 from batchnorm.kernels._numba_compile import Kernel, kernel
-from batchnorm.kernels._numba_row_loops import VECTORS
+from batchnorm.kernels._numba_row_columns import VECTORS
 
 Parameter = tuple[torch.dtype, Ints] | None
 

@@ -10,8 +10,8 @@ from typing import Any
 from batchnorm.kernels import _numba_ahead as ahead
 from batchnorm.kernels import _numba_inverse as undo
 from batchnorm.kernels import _numba_row_blocks as blocks
+from batchnorm.kernels import _numba_row_columns as rows
 from batchnorm.kernels import _numba_row_general as row_general
-from batchnorm.kernels import _numba_row_loops as rows
 from batchnorm.kernels._numba_call import constants, pulls
 from batchnorm.kernels._numba_math import ELU, mapping, summing
 from batchnorm.kernels._numba_memory import TILE, at, constant, constant_size, read, store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchnorm.kernels import _numba_row_loops as rows
+from batchnorm.kernels import _numba_row_columns as rows
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import (
     TILE,
@@ -63,6 +63,24 @@ def addresses(p: Any, row: Any, start: Any, tag: Any) -> Any:
         at(p.out, written, tag),
         at(p.out_residual, written, tag),
     )
+
+
+@mapping
+def inputs(p: Any, row: Any, start: Any, tag: Any) -> Any:
+    """x, residual and dy at a column of a row, each with its step to the next row."""
+    x, r, dy, _, _ = addresses(p, row, start, tag)
+    return (
+        (x, p.joined * p.x_outer),
+        (r, p.joined * p.residual_outer),
+        (dy, p.joined * p.dy_outer),
+    )
+
+
+@mapping
+def outputs(p: Any, row: Any, start: Any, tag: Any) -> Any:
+    """The output and the residual's gradient at a column of a row."""
+    _, _, _, out, of_r = addresses(p, row, start, tag)
+    return (out, p.columns), (of_r, p.columns)
 
 
 @mapping

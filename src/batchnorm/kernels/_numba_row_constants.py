@@ -1,6 +1,6 @@
 """The constants of rows of channels, some channels at a time: phases 0 and 2 of `_numba_rows`.
 
-w is the address of a buffer of float64: the vectors of `_numba_row_loops`, `TILE` apart, of n
+w is the address of a buffer of float64: the vectors of `_numba_row_columns`, `TILE` apart, of n
 channels from the first on. Plain loops over them vectorize where nothing that a loop needs could
 be overwritten in it: what the record holds is read before.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from batchnorm.kernels import _numba_row_blocks as blocks
-from batchnorm.kernels import _numba_row_loops as rows
+from batchnorm.kernels import _numba_row_columns as rows
 from batchnorm.kernels._numba_call import (
     parameter,
     put_moments,

@@ -1,6 +1,6 @@
 """Rows of channels for masks and for activations that are no bend: through a buffer.
 
-v, s and q are as in `_numba_row_loops`; z, g and t are buffers, w those of the weights of a row's
+v, s and q are as in `_numba_row_columns`; z, g and t are buffers, w those of the weights of a row's
 elements.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from batchnorm.kernels._numba_math import mapping, summing
 from batchnorm.kernels._numba_memory import constant, load, read, store
-from batchnorm.kernels._numba_row_loops import A, B, BIAS, INVSTD, LOW, SCALE
+from batchnorm.kernels._numba_row_columns import BIAS, INVSTD, LOW, SCALE, A, B
 from batchnorm.kernels._numba_scalar import centre
 
 

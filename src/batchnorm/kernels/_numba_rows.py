@@ -13,32 +13,34 @@ from typing import Any
 from batchnorm.kernels import _numba_ahead as ahead
 from batchnorm.kernels import _numba_general as general
 from batchnorm.kernels import _numba_row_blocks as blocks
+from batchnorm.kernels import _numba_row_columns as rows
 from batchnorm.kernels import _numba_row_constants as columns
 from batchnorm.kernels import _numba_row_general as row_general
-from batchnorm.kernels import _numba_row_loops as rows
+from batchnorm.kernels import _numba_row_outputs as outputs
+from batchnorm.kernels import _numba_row_sums as sums
 from batchnorm.kernels._numba_machine import fence
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import TILE, at, constant_size
+from batchnorm.kernels._numba_row_columns import FOUR, ONE
 
 
 @mapping
 def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Sum a block."""
     first, stop = blocks.block(p, part)
-    xs = p.joined * p.x_outer
     s, q = blocks.begin(p, part, work)
     far = ahead.far(p, ahead.FAR_ROWS, tag)
     for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
         row = first
         while row < stop:
-            x = blocks.addresses(p, row, start, tag)[0]
+            x, _, _ = blocks.inputs(p, row, start, tag)
             n = blocks.length(p, row, start)
             if blocks.four(p, row, stop, start):
-                rows.measure(x, xs, n, v, s, q, far, rows.FOUR, tag)
+                sums.measure(x, n, v, s, q, far, FOUR, tag)
                 row += 4
             else:
-                rows.measure(x, xs, n, v, s, q, False, rows.ONE, tag)
+                sums.measure(x, n, v, s, q, False, ONE, tag)
                 row += 1
             if (row - first) % blocks.FEW == 0:
                 blocks.flush(p, start, work, tag)
@@ -76,7 +78,7 @@ def _streams(p: Any, tag: Any) -> Any:
 def write(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a block, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
-    f, xs, rs = p.columns, p.joined * p.x_outer, p.joined * p.residual_outer
+    f = p.columns
     far, streams = ahead.far(p, ahead.FAR_ROWS, tag), _streams(p, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
@@ -84,12 +86,13 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
         while row > first:
             together = row - 4 >= first and blocks.four(p, row - 4, row, start)
             row -= 4 if together else 1
-            x, r, _, y, _ = blocks.addresses(p, row, start, tag)
+            x, r, _ = blocks.inputs(p, row, start, tag)
+            y, _ = blocks.outputs(p, row, start, tag)
             n = blocks.length(p, row, start)
             if together:
-                rows.normalize(p, x, xs, r, rs, y, f, n, v, f, far, streams, tag)
+                outputs.normalize(p, x, r, y, n, v, f, far, streams, tag)
             else:
-                rows.normalize_one(p, x, r, y, n, v, f, tag)
+                outputs.normalize_one(p, x, r, y, n, v, f, tag)
     if streams:
         fence()
 
@@ -136,21 +139,20 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
 def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's sums of g and ``g (x - mean)``, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
-    f, xs, dys = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer
-    rs = p.joined * p.residual_outer
+    f = p.columns
     s, q = blocks.begin(p, part, work)
     far = ahead.far(p, ahead.FAR_ROWS, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
         row = first
         while row < stop:
-            x, r, dy, _, _ = blocks.addresses(p, row, start, tag)
+            x, r, dy = blocks.inputs(p, row, start, tag)
             n = blocks.length(p, row, start)
             if blocks.four(p, row, stop, start):
-                rows.reduce(p, x, xs, r, rs, dy, dys, n, v, f, s, q, far, tag)
+                sums.reduce(p, x, r, dy, n, v, f, s, q, far, tag)
                 row += 4
             else:
-                rows.reduce_one(p, x, r, dy, n, v, f, s, q, tag)
+                sums.reduce_one(p, x, r, dy, n, v, f, s, q, tag)
                 row += 1
             if (row - first) % blocks.FEW == 0:
                 blocks.flush(p, start, work, tag)
@@ -183,8 +185,7 @@ def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
 def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's gradient of x, and of the residual if there is one."""
     first, stop = blocks.block(p, part)
-    f, xs, dys = p.columns, p.joined * p.x_outer, p.joined * p.dy_outer
-    rs = p.joined * p.residual_outer
+    f = p.columns
     far, streams = ahead.far(p, ahead.FAR_ROWS, tag), _streams(p, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
@@ -192,12 +193,13 @@ def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
         while row > first:
             together = row - 4 >= first and blocks.four(p, row - 4, row, start)
             row -= 4 if together else 1
-            x, r, dy, dx, dr = blocks.addresses(p, row, start, tag)
+            x, r, dy = blocks.inputs(p, row, start, tag)
+            dx, dr = blocks.outputs(p, row, start, tag)
             n = blocks.length(p, row, start)
             if together:
-                rows.spread(p, x, xs, r, rs, dy, dys, dx, dr, f, n, v, f, far, streams, tag)
+                outputs.spread(p, x, r, dy, dx, dr, n, v, f, far, streams, tag)
             else:
-                rows.spread_one(p, x, r, dy, dx, dr, n, v, f, tag)
+                outputs.spread_one(p, x, r, dy, dx, dr, n, v, f, tag)
     if streams:
         fence()
 

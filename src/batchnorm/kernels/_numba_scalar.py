@@ -38,24 +38,14 @@ def centre(typing: Any, value: Any, mean: Any, low: Any, tag: Any) -> Any:
 
 
 @intrinsic
-def choose(typing: Any, condition: Any, first: Any, second: Any) -> Any:
-    """``first if condition else second`` without a branch, which would keep a loop scalar."""
+def narrow(typing: Any, tag: Any) -> Any:
+    """Whether elements are computed in float32."""
+    single = word(tag) == types.float32
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.select(*arguments)
+        return ir.Constant(ir.IntType(1), single)
 
-    return first(types.boolean, first, first), generate
-
-
-@intrinsic
-def run_length(typing: Any, tag: Any) -> Any:
-    """How many elements may be summed in the type in which they are computed."""
-    most = 1024 if word(tag) == types.float32 else 2**62
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return ir.Constant(_I64, most)
-
-    return types.intp(tag), generate
+    return types.boolean(tag), generate
 
 
 @intrinsic

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchnorm.kernels._numba_math import mapping
+from batchnorm.kernels._numba_math import inline_mapping, mapping
 from batchnorm.kernels._numba_memory import WIDE, at
 
 
@@ -22,6 +22,14 @@ def bounds(p: Any, part: Any) -> Any:
     return o, i, 1, min(p.span, p.inner - i)
 
 
+@inline_mapping
+def place(of: Any, k: Any, tag: Any) -> Any:
+    """The address of the k-th of some segments, given as ``(address, step, beyond)`` or None."""
+    if of is None:
+        return None
+    return at(of[0], k * of[1], tag)
+
+
 @mapping
 def offsets(p: Any, o: Any, c: Any, i: Any, tag: Any) -> Any:
     """Addresses of x, residual, dy, out, the residual's gradient and the weights."""
@@ -34,3 +42,21 @@ def offsets(p: Any, o: Any, c: Any, i: Any, tag: Any) -> Any:
         at(p.out_residual, written, tag),
         at(p.weights, o * p.inner + i, WIDE),
     )
+
+
+@mapping
+def inputs(p: Any, o: Any, c: Any, i: Any, tag: Any) -> Any:
+    """x, residual and dy from a position on, each with its steps to the next segment, channel."""
+    x, r, dy = offsets(p, o, c, i, tag)[:3]
+    return (
+        (x, p.x_outer, p.x_channel),
+        (r, p.residual_outer, p.residual_channel),
+        (dy, p.dy_outer, p.dy_channel),
+    )
+
+
+@mapping
+def outputs(p: Any, o: Any, c: Any, i: Any, tag: Any) -> Any:
+    """The output, and the residual's gradient."""
+    _, _, _, out, of_r, _ = offsets(p, o, c, i, tag)
+    return (out, p.channels * p.inner, p.inner), (of_r, p.channels * p.inner, p.inner)

@@ -24,7 +24,6 @@ from batchnorm.kernels._numba_memory import (
     WIDEST,
     from_words,
     intrinsic,
-    same,
     to_words,
     word,
 )
@@ -61,6 +60,9 @@ class _Model(models.PrimitiveModel):
         super().__init__(manager, kind, kind.kind)
 
 
+_register: Any = infer_global
+
+
 def _arithmetic(operation: Any, name: str) -> None:
     """Let an operator take two vectors of one type."""
 
@@ -72,7 +74,7 @@ def _arithmetic(operation: Any, name: str) -> None:
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return getattr(builder, name)(*arguments)
 
-    infer_global(operation)(Template)
+    _register(operation)(Template)
     lower_builtin(operation, Vector, Vector)(lower)
 
 
@@ -87,7 +89,7 @@ def _comparison(operation: Any, name: str) -> None:
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.fcmp_ordered(name, *arguments)
 
-    infer_global(operation)(Template)
+    _register(operation)(Template)
     lower_builtin(operation, Vector, Vector)(lower)
 
 
@@ -184,7 +186,7 @@ def _pointer(builder: Any, address: Any, index: Any, tag: Any, lanes: int) -> An
 
 def _masked(builder: Any, name: str, result: Any, arguments: Any, kind: Any) -> Any:
     """Call one of LLVM's masked intrinsics on vectors of a type."""
-    of = {_I64: "i64"}.get(kind.element, None) or str(kind.element)
+    of = {_I64: "i64"}.get(kind.element) or str(kind.element)
     short = {"float": "f32", "double": "f64", "half": "f16"}.get(of, of)
     function_type = ir.FunctionType(result, [a.type for a in arguments])
     full = f"llvm.masked.{name}.v{kind.count}{short}.p0"
@@ -259,6 +261,17 @@ def put(address: Any, index: Any, value: Any, mask: Any, streams: Any, tag: Any)
         stream(address, index, value, tag)
     else:
         write(address, index, value, mask, tag)
+
+
+@inline_mapping
+def pairs(n: Any, tag: Any) -> Any:
+    """Of n elements: where the last pair of whole vectors ends, and what comes after it.
+
+    That is the masks of two more vectors, and whether the second of these has any.
+    """
+    whole = n & -2 * lanes(tag)
+    more = n - whole
+    return whole, first(more, tag), first(more - lanes(tag), tag), more > lanes(tag)
 
 
 @intrinsic

@@ -1,0 +1,99 @@
+"""Sums over rows of channels, upwards; names are those of `_numba_row_columns`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchnorm.kernels import _numba_vector as vectors
+from batchnorm.kernels._numba_ahead import ROWS
+from batchnorm.kernels._numba_bend import bends, flat
+from batchnorm.kernels._numba_line import gradient
+from batchnorm.kernels._numba_math import inline_mapping, mapping
+from batchnorm.kernels._numba_row_columns import FOUR, ONE, ask_rows, row, start, words
+
+
+@inline_mapping
+def _deviate(x: Any, j: Any, v: Any, s: Any, q: Any, rows: Any, mask: Any, tag: Any) -> None:
+    shift = vectors.held(v, j, mask, tag)
+    a = b = vectors.filled(0.0, tag)
+    for k in range(len(rows)):
+        d = vectors.read(x[0], j + k * x[1], mask, tag) - shift
+        a, b = a + d, b + d * d
+    vectors.add_to(s, q, j, a, b)
+
+
+@mapping
+def measure(x: Any, n: Any, v: Any, s: Any, q: Any, far: Any, rows: Any, tag: Any) -> None:
+    """Add ``x - shift`` and its square; the shift stands where the mean does."""
+    width = vectors.lanes(tag)
+    whole, mask, rest, both = vectors.pairs(n, tag)
+    for j in range(0, whole, 2 * width):
+        if far:
+            ask_rows(x, j, ROWS, rows, tag)
+        _deviate(x, j, v, s, q, rows, None, tag)
+        _deviate(x, j + width, v, s, q, rows, None, tag)
+    if whole < n:
+        _deviate(x, whole, v, s, q, rows, mask, tag)
+    if both:
+        _deviate(x, whole + width, v, s, q, rows, rest, tag)
+
+
+@inline_mapping
+def _collect(
+    x: Any, r: Any, dy: Any, j: Any, v: Any, f: Any, bent: Any, s: Any, q: Any, rows: Any,
+    mask: Any, tag: Any,
+) -> None:  # fmt: skip
+    line = words(v, f, j, mask, tag)
+    a = b = vectors.filled(0.0, tag)
+    for k in range(len(rows)):
+        here, there, i = j + row(x, k), j + row(dy, k), j + row(r, k)
+        g, d = gradient(x[0], here, start(r), i, dy[0], there, line, bent, mask, tag)
+        a, b = a + g, b + g * d
+    vectors.add_to(s, q, j, a, b)
+
+
+@inline_mapping
+def _reduce(
+    x: Any, r: Any, dy: Any, n: Any, v: Any, f: Any, bent: Any, s: Any, q: Any, far: Any,
+    rows: Any, tag: Any,
+) -> None:  # fmt: skip
+    width = vectors.lanes(tag)
+    whole, mask, rest, both = vectors.pairs(n, tag)
+    for j in range(0, whole, 2 * width):
+        if far:
+            ask_rows(x, j, ROWS, rows, tag)
+            ask_rows(dy, j, ROWS, rows, tag)
+            ask_rows(r, j, ROWS, rows, tag)
+        _collect(x, r, dy, j, v, f, bent, s, q, rows, None, tag)
+        _collect(x, r, dy, j + width, v, f, bent, s, q, rows, None, tag)
+    if whole < n:
+        _collect(x, r, dy, whole, v, f, bent, s, q, rows, mask, tag)
+    if both:
+        _collect(x, r, dy, whole + width, v, f, bent, s, q, rows, rest, tag)
+
+
+@mapping
+def reduce(
+    p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, f: Any, s: Any, q: Any, far: Any, tag: Any
+) -> None:
+    """Add g and ``g (x - mean)`` of four rows."""
+    if r[0] != 0 and flat(p):
+        _reduce(x, r, dy, n, v, f, bends(p, True, tag), s, q, far, FOUR, tag)
+    elif r[0] != 0:
+        _reduce(x, r, dy, n, v, f, bends(p, False, tag), s, q, far, FOUR, tag)
+    elif flat(p):
+        _reduce(x, None, dy, n, v, f, bends(p, True, tag), s, q, far, FOUR, tag)
+    else:
+        _reduce(x, None, dy, n, v, f, bends(p, False, tag), s, q, far, FOUR, tag)
+
+
+@mapping
+def reduce_one(
+    p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, f: Any, s: Any, q: Any, tag: Any
+) -> None:
+    """As `reduce`, of one row."""
+    bent = bends(p, flat(p), tag)
+    if r[0] != 0:
+        _reduce(x, r, dy, n, v, f, bent, s, q, False, ONE, tag)
+    else:
+        _reduce(x, None, dy, n, v, f, bent, s, q, False, ONE, tag)
