@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._native_activation import apart, flat, over
+from batchnorm.kernels._native_strides import Strides
 from batchnorm.kernels._native_whole import LARGE, NEAR, SMALL, width
 
 # Bytes of x: up to here z is kept for the activation's gradient, which costs less than a function
@@ -73,22 +73,37 @@ def step_of(call: Call, fixed: bool, mean: Tensor | None, var: Tensor | None) ->
 
 
 class _After:
-    """What follows batch norm: the residual, and an activation that keeps no output of its own."""
+    """What follows batch norm: the residual, and an activation that keeps no output of its own.
 
-    __slots__ = ("_apart", "_over")
+    Args:
+        call: one of those that it is for.
 
-    def __init__(self, f: Activation) -> None:
-        self._apart = self._over = None
+    Attributes:
+        lies: the strides of what torch's kernel makes.
+    """
+
+    __slots__ = ("_apart", "_over", "_strides", "lies")
+
+    def __init__(self, call: Call) -> None:
+        x, f = call.x, call.activation
+        self._apart = self._over = self._strides = None
         if f.kind != "identity":
             self._apart, self._over = apart(f), over(f)
+        self.lies = x.stride()
+        if x.is_contiguous() and (strides := Strides(x)).differ():
+            self._strides, self.lies = strides, strides.made
 
     def apply(self, z: Tensor, residual: Tensor | None) -> Tensor:
         """y; z is nobody else's, and batch norm does not keep it."""
+        strides = self._strides
+        if strides is not None and z.requires_grad:
+            strides.of_gradients(z.grad_fn)
         if residual is not None:
             z.add_(residual)
-        if self._apart is None or self._over is None:
-            return z
-        return self._apart(z) if z.requires_grad else self._over(z)
+        y = z
+        if self._apart is not None and self._over is not None:
+            y = self._apart(z) if z.requires_grad else self._over(z)
+        return y if strides is None else strides.of_output(y)
 
 
 class TrainingStep:
@@ -102,8 +117,9 @@ class TrainingStep:
     __slots__ = ("_after", "_eps", "_least", "_lies", "_most", "_moves")
 
     def __init__(self, call: Call, moves: bool) -> None:
-        self._eps, self._lies, self._moves = call.eps, call.x.stride(), moves
-        self._after = _After(call.activation).apply
+        after = _After(call)
+        self._eps, self._lies, self._moves = call.eps, after.lies, moves
+        self._after = after.apply
         double = call.x.dtype is torch.float64
         self._most, self._least = (1e150, 1e-150) if double else (NEAR, LARGE**-0.5)
 
@@ -159,8 +175,9 @@ class FixedStep:
     __slots__ = ("_after", "_double", "_eps", "_lies", "_most", "_small")
 
     def __init__(self, call: Call, small: bool) -> None:
-        self._eps, self._lies, self._small = call.eps, call.x.stride(), small
-        self._after = _After(call.activation).apply
+        after = _After(call)
+        self._eps, self._lies, self._small = call.eps, after.lies, small
+        self._after = after.apply
         self._double, self._most = call.x.dtype is torch.float64, NEAR**2 * call.eps
 
     def forward(
