@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from batchnorm.kernels._address import check_held
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._native_activation import apart, flat, over
 from batchnorm.kernels._native_strides import Strides
@@ -136,10 +137,14 @@ class TrainingStep:
         *running: Any,
     ) -> Tensor | None:
         """As `Step.forward`."""
+        check_held("residual", residual)
         if not self._moves:
             z, *own = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, self._eps)
             return self._after(z, residual) if self._good(z, *own) else None
         mean, var, batches, momentum = running
+        check_held("running_mean", mean)
+        check_held("running_var", var)
+        check_held("num_batches_tracked", batches)
         if _unchangeable(mean, var, batches):
             return None
         if momentum is None:
@@ -197,6 +202,9 @@ class FixedStep:
         if graph and not self._small:
             return None
         mean, var = running[:2]
+        check_held("residual", residual)
+        check_held("running_mean", mean)
+        check_held("running_var", var)
         if not self._double:
             beyond = (mean * mean).sub_(var, alpha=NEAR**2).max().item()
             if not beyond <= self._most:  # NaN is the largest

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.kernels import plain
+from batchnorm.kernels._address import check_held
 from batchnorm.kernels._call import Call, Gradients
 from batchnorm.kernels._native_activation import back, over
 from batchnorm.moments import per_channel, widest
@@ -17,6 +18,7 @@ SMALL, LARGE = 1e-30, 1e30  # eps; the variance
 
 def forward(call: Call, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Normalize with the batch's own statistics; y and the moments."""
+    _check_held(call)
     z, moments = _measure(call)
     if _near(call, moments):
         return _finish(call, z, out), moments
@@ -32,16 +34,33 @@ def forward(call: Call, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 def normalize(call: Call, moments: Tensor, out: Tensor | None = None) -> Tensor:
     """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``."""
+    _check_held(call)
     served = _served(call, moments)
     if served is None:
         return plain.normalize(call, moments, out)
     return _finish(call, _line_up(served[0], _constants(*served)), out)
 
 
+def backward_from_output(
+    dy: Tensor,
+    call: Call,
+    moments: Tensor,
+    fixed: bool,
+    wanted: tuple[bool, bool],
+    out: Tensor | None = None,
+) -> Gradients:
+    """As `backward`, where ``call.x`` is the output that was written over the input."""
+    check_held("dy", dy)
+    _check_held(call)
+    return plain.backward_from_output(dy, call, moments, fixed, wanted, out)
+
+
 def backward(
     dy: Tensor, call: Call, moments: Tensor, fixed: bool, wanted: tuple[bool, bool]
 ) -> Gradients:
     """Gradients of `forward`, or of `normalize` where the statistics are `fixed`."""
+    check_held("dy", dy)
+    _check_held(call)
     served = _served(call, moments)
     if served is None:
         return plain.backward(dy, call, moments, fixed, wanted)
@@ -63,6 +82,14 @@ def backward(
         None if bias is None else _in(dbias, bias.dtype),
         dresidual,
     )
+
+
+def _check_held(call: Call) -> None:
+    """Raise where memory was freed, which torch's kernel sees, but not all that is around it."""
+    check_held("x", call.x)
+    check_held("weight", call.weight)
+    check_held("bias", call.bias)
+    check_held("residual", call.residual)
 
 
 def _measure(call: Call) -> tuple[Tensor, Tensor]:

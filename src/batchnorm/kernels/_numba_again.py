@@ -77,8 +77,9 @@ class Again:
             moments = torch.empty_like(self._packed)
         send(
             self._prepared()[0], at if (at := x.data_ptr()) > LOW else held("x", x),
-            0 if residual is None else residual.data_ptr() or held("residual", residual), 0,
-            y.data_ptr(), 0, 0, moments.data_ptr(), 0,
+            0 if residual is None
+            else at if (at := residual.data_ptr()) > LOW else held("residual", residual),
+            0, y.data_ptr(), 0, 0, moments.data_ptr(), 0,
             0 if weight is None
             else at if (at := weight.data_ptr()) > LOW else held("weight", weight),
             0 if bias is None else at if (at := bias.data_ptr()) > LOW else held("bias", bias),
@@ -106,8 +107,9 @@ class Again:
         dbias = None if self._bias is None else torch.empty_like(self._bias)
         send(
             self._prepared()[1], at if (at := x.data_ptr()) > LOW else held("x", x),
-            0 if residual is None else residual.data_ptr() or held("residual", residual),
-            dy.data_ptr() or held("dy", dy), dx.data_ptr(),
+            0 if residual is None
+            else at if (at := residual.data_ptr()) > LOW else held("residual", residual),
+            at if (at := dy.data_ptr()) > LOW else held("dy", dy), dx.data_ptr(),
             0 if dresidual is None else dresidual.data_ptr(), 0, moments.data_ptr(), 0,
             0 if weight is None
             else at if (at := weight.data_ptr()) > LOW else held("weight", weight),

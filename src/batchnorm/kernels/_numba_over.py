@@ -112,7 +112,8 @@ class Over:
         dbias = None if self._bias is None else torch.empty_like(self._bias)
         send(
             self._prepared(_RECOVER), at if (at := y.data_ptr()) > LOW else held("x", y), 0,
-            dy.data_ptr() or held("dy", dy), dx.data_ptr(), 0, 0, moments.data_ptr(), 0,
+            at if (at := dy.data_ptr()) > LOW else held("dy", dy), dx.data_ptr(), 0, 0,
+            moments.data_ptr(), 0,
             0 if weight is None
             else at if (at := weight.data_ptr()) > LOW else held("weight", weight),
             0 if bias is None else at if (at := bias.data_ptr()) > LOW else held("bias", bias),

@@ -14,9 +14,9 @@ from batchnorm.kernels._call import Call
 from batchnorm.kernels._native_again import Again
 from batchnorm.kernels._native_step import step_of as step_of
 from batchnorm.kernels._native_whole import backward as backward
+from batchnorm.kernels._native_whole import backward_from_output as backward_from_output
 from batchnorm.kernels._native_whole import forward as forward
 from batchnorm.kernels._native_whole import normalize as normalize
-from batchnorm.kernels.plain import backward_from_output as backward_from_output
 from batchnorm.kernels.plain import backward_input as backward_input
 from batchnorm.kernels.plain import backward_reduce as backward_reduce
 from batchnorm.kernels.plain import statistics as statistics
