@@ -17,12 +17,11 @@ from batchnorm.kernels._native_strides import Strides
 from batchnorm.kernels._native_whole import LARGE, NEAR, SMALL, width
 
 # Bytes of x: up to here z is kept for the activation's gradient, beyond it a function of ours
-# computes it again. Times over torch's layer with its ReLU in place, forward and backward, one and
-# two threads, both layouts, minima of interleaved runs where freed memory was there again:
-# kept 0.9 to 1.24 against 1.06 to 1.7 at 4 to 8 MiB, 0.97 to 1.19 against 1.0 to 1.29 at 12 to 16,
-# 1.04 to 1.08 against 1.05 to 1.11 at 24: no longer worth a third tensor beside x and y, a quarter
-# of the peak of 16 layers. Above 32 MiB glibc maps each anew: 1.23 to 1.8 against 1.02 to 1.18.
-KEPT = 2**24
+# computes it again. Times over torch's layer with its ReLU in place, forward and backward, minima
+# of interleaved runs where freed memory was there again: kept 0.9 to 1.24 against 1.06 to 1.7 at 4
+# to 8 MiB. Above, it gains less (0.97 to 1.19 against 1.0 to 1.29 at 16), and where freed memory is
+# given back a third tensor beside x and y costs more than it saves.
+KEPT = 2**23
 
 _FORMATS = {4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
 
