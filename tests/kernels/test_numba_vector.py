@@ -6,6 +6,7 @@ import torch
 numba = pytest.importorskip("numba")
 
 from batchnorm.kernels import _numba_vector as vectors  # noqa: E402
+from batchnorm.kernels import _numba_vector_memory as memory  # noqa: E402
 from batchnorm.kernels._numba_math import mapping  # noqa: E402
 from batchnorm.kernels._numba_memory import TAGS  # noqa: E402
 
@@ -18,42 +19,42 @@ def _copy(x, y, n, tag):
     whole, mask, rest, both = vectors.pairs(n, tag)
     width = vectors.lanes(tag)
     for j in range(0, whole, width):
-        vectors.write(y, j, vectors.read(x, j, None, tag), None, tag)
+        memory.write(y, j, memory.read(x, j, None, tag), None, tag)
     if whole < n:
-        vectors.write(y, whole, vectors.read(x, whole, mask, tag), mask, tag)
+        memory.write(y, whole, memory.read(x, whole, mask, tag), mask, tag)
     if both:
-        vectors.write(y, whole + width, vectors.read(x, whole + width, rest, tag), rest, tag)
+        memory.write(y, whole + width, memory.read(x, whole + width, rest, tag), rest, tag)
 
 
 @mapping
 def _half(x, y, n, tag):
     mask = vectors.first(n, tag)
-    vectors.write(y, 0, vectors.read(x, 0, mask, tag) * vectors.filled(0.5, tag), mask, tag)
+    memory.write(y, 0, memory.read(x, 0, mask, tag) * vectors.filled(0.5, tag), mask, tag)
 
 
 @mapping
 def _sum(x, n, tag):
     mask = vectors.first(n, tag)
-    d = vectors.read(x, 0, mask, tag) - vectors.filled(1.0, tag)
+    d = memory.read(x, 0, mask, tag) - vectors.filled(1.0, tag)
     return vectors.total(d), vectors.total(vectors.within(mask, d))
 
 
 @mapping
 def _above(x, y, tag):
-    v, zero = vectors.read(x, 0, None, tag), vectors.filled(0.0, tag)
-    vectors.write(y, 0, vectors.choose(v > zero, v, zero), None, tag)
-    vectors.write(y, vectors.lanes(tag), vectors.choose(v < zero, zero, v), None, tag)
+    v, zero = memory.read(x, 0, None, tag), vectors.filled(0.0, tag)
+    memory.write(y, 0, vectors.choose(v > zero, v, zero), None, tag)
+    memory.write(y, vectors.lanes(tag), vectors.choose(v < zero, zero, v), None, tag)
 
 
 @mapping
 def _past(x, y, tag):
-    vectors.put(y, 0, vectors.read(x, 0, None, tag), None, True, tag)
+    memory.put(y, 0, memory.read(x, 0, None, tag), None, True, tag)
 
 
 @mapping
 def _accumulate(s, q, x, tag):
-    v = vectors.read(x, 0, None, tag)
-    vectors.add_to(s, q, 0, v, v * v)
+    v = memory.read(x, 0, None, tag)
+    memory.add_to(s, q, 0, v, v * v)
 
 
 def _lanes(dtype):

@@ -11,7 +11,8 @@ from typing import Any
 from batchnorm.kernels._numba_bend import bend, bend_back
 from batchnorm.kernels._numba_math import inline_mapping
 from batchnorm.kernels._numba_scalar import fit
-from batchnorm.kernels._numba_vector import centre, filled, read
+from batchnorm.kernels._numba_vector import centre, filled
+from batchnorm.kernels._numba_vector_memory import read
 
 
 @inline_mapping

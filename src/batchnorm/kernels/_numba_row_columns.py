@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchnorm.kernels import _numba_vector as vectors
+from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import ask
 from batchnorm.kernels._numba_math import inline_mapping, mapping
 from batchnorm.kernels._numba_memory import at, take_back
@@ -33,10 +33,10 @@ def flush(s: Any, n: Any, sums: Any, tag: Any) -> None:
 def words(v: Any, f: Any, j: Any, mask: Any, tag: Any) -> Any:
     """The mean in its two words, scale and bias."""
     return (
-        vectors.held(v, j, mask, tag),
-        vectors.held(v, j + LOW * f, mask, tag),
-        vectors.held(v, j + SCALE * f, mask, tag),
-        vectors.held(v, j + BIAS * f, mask, tag),
+        memory.held(v, j, mask, tag),
+        memory.held(v, j + LOW * f, mask, tag),
+        memory.held(v, j + SCALE * f, mask, tag),
+        memory.held(v, j + BIAS * f, mask, tag),
     )
 
 
@@ -44,9 +44,9 @@ def words(v: Any, f: Any, j: Any, mask: Any, tag: Any) -> Any:
 def pull(v: Any, f: Any, j: Any, mask: Any, tag: Any) -> Any:
     """a, b and the inverse standard deviation."""
     return (
-        vectors.held(v, j + A * f, mask, tag),
-        vectors.held(v, j + B * f, mask, tag),
-        vectors.held(v, j + INVSTD * f, mask, tag),
+        memory.held(v, j + A * f, mask, tag),
+        memory.held(v, j + B * f, mask, tag),
+        memory.held(v, j + INVSTD * f, mask, tag),
     )
 
 

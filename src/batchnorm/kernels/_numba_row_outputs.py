@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels import _numba_vector as vectors
+from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import ROWS
 from batchnorm.kernels._numba_bend import bends, flat
 from batchnorm.kernels._numba_line import normal, pulled
@@ -32,7 +33,7 @@ def _normal(x: Any, r: Any, j: Any, k: Any, line: Any, bent: Any, mask: Any, tag
 
 @inline_mapping
 def _put(y: Any, j: Any, k: Any, value: Any, mask: Any, streams: Any, tag: Any) -> None:
-    vectors.put(y[0], j + row(y, k), value, mask, streams, tag)
+    memory.put(y[0], j + row(y, k), value, mask, streams, tag)
 
 
 @inline_mapping

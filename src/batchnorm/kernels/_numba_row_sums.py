@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels import _numba_vector as vectors
+from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import ROWS
 from batchnorm.kernels._numba_bend import bends, flat
 from batchnorm.kernels._numba_line import gradient
@@ -14,12 +15,12 @@ from batchnorm.kernels._numba_row_columns import FOUR, ONE, ask_rows, row, start
 
 @inline_mapping
 def _deviate(x: Any, j: Any, v: Any, s: Any, q: Any, rows: Any, mask: Any, tag: Any) -> None:
-    shift = vectors.held(v, j, mask, tag)
+    shift = memory.held(v, j, mask, tag)
     a = b = vectors.filled(0.0, tag)
     for k in range(len(rows)):
-        d = vectors.read(x[0], j + k * x[1], mask, tag) - shift
+        d = memory.read(x[0], j + k * x[1], mask, tag) - shift
         a, b = a + d, b + d * d
-    vectors.add_to(s, q, j, a, b)
+    memory.add_to(s, q, j, a, b)
 
 
 @mapping
@@ -49,7 +50,7 @@ def _collect(
         here, there, i = j + row(x, k), j + row(dy, k), j + row(r, k)
         g, d = gradient(x[0], here, start(r), i, dy[0], there, line, bent, mask, tag)
         a, b = a + g, b + g * d
-    vectors.add_to(s, q, j, a, b)
+    memory.add_to(s, q, j, a, b)
 
 
 @inline_mapping

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels import _numba_vector as vectors
+from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import ask, before, hop
 from batchnorm.kernels._numba_bend import bends, flat
 from batchnorm.kernels._numba_line import in_words, normal, pulled
@@ -29,11 +30,11 @@ def _bounds(y: Any, n: Any, streams: Any, tag: Any) -> Any:
 def _put(y: Any, j: Any, one: Any, two: Any, streams: Any, tag: Any) -> None:
     """Write a pair of vectors."""
     if streams:
-        vectors.stream(y, j, one, tag)
-        vectors.stream(y, j + vectors.lanes(tag), two, tag)
+        memory.stream(y, j, one, tag)
+        memory.stream(y, j + vectors.lanes(tag), two, tag)
     else:
-        vectors.write(y, j, one, None, tag)
-        vectors.write(y, j + vectors.lanes(tag), two, None, tag)
+        memory.write(y, j, one, None, tag)
+        memory.write(y, j + vectors.lanes(tag), two, None, tag)
 
 
 @inline_mapping
@@ -50,7 +51,7 @@ def _normalize(
             later = before(r[0], r[1], r[2], k, ahead, tag) if asks else 0
         for j in range(0, head, width):
             mask = vectors.first(head - j, tag)
-            vectors.write(out, j, normal(a, j, b, j, words, bent, mask, tag), mask, tag)
+            memory.write(out, j, normal(a, j, b, j, words, bent, mask, tag), mask, tag)
         for j in range(head, whole, 2 * width):
             if asks:
                 ask(later, j, tag)
@@ -59,7 +60,7 @@ def _normalize(
             _put(out, j, one, two, streams, tag)
         for j in range(whole, n, width):
             mask = vectors.first(n - j, tag)
-            vectors.write(out, j, normal(a, j, b, j, words, bent, mask, tag), mask, tag)
+            memory.write(out, j, normal(a, j, b, j, words, bent, mask, tag), mask, tag)
 
 
 @mapping
@@ -85,9 +86,9 @@ def _pull(
 ) -> None:  # fmt: skip
     """Write less than a vector."""
     value, g = pulled(x, j, r, j, dy, j, words, pull, bent, mask, tag)
-    vectors.write(dx, j, value, mask, tag)
+    memory.write(dx, j, value, mask, tag)
     if dr is not None:
-        vectors.write(dr, j, g, mask, tag)
+        memory.write(dr, j, g, mask, tag)
 
 
 @inline_mapping

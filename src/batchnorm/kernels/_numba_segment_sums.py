@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels import _numba_vector as vectors
+from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import after, ask, hop
 from batchnorm.kernels._numba_bend import bends, flat
 from batchnorm.kernels._numba_line import gradient, in_words
@@ -50,10 +51,10 @@ def _deviate(
 ) -> Any:
     """Add ``x - shift`` and its square for one vector, or both."""
     s, q, t, u = lanes
-    d = vectors.within(mask, vectors.read(x, j, mask, tag) - near)
+    d = vectors.within(mask, memory.read(x, j, mask, tag) - near)
     s, q = s + d, q + d * d
     if both:
-        e = vectors.read(x, j + vectors.lanes(tag), rest, tag) - near
+        e = memory.read(x, j + vectors.lanes(tag), rest, tag) - near
         e = vectors.within(rest, e)
         t, u = t + e, u + e * e
     return s, q, t, u
