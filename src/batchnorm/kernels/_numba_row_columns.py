@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import ask
 from batchnorm.kernels._numba_math import inline_mapping, mapping
@@ -27,6 +28,13 @@ def flush(s: Any, n: Any, sums: Any, tag: Any) -> None:
     """Add n sums to those in float64, and begin them anew."""
     for j in range(n):
         sums[j] += take_back(s, j, tag)
+
+
+@inline_mapping
+def columns(n: Any, tag: Any) -> Any:
+    """How many columns go into a vector, and where the last whole vector of n ends."""
+    width = vectors.lanes(tag)
+    return width, n & -width
 
 
 @inline_mapping

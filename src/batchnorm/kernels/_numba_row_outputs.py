@@ -18,6 +18,7 @@ from batchnorm.kernels._numba_row_columns import (
     FOUR,
     ONE,
     ask_rows,
+    columns,
     pull,
     row,
     start,
@@ -60,18 +61,15 @@ def _normalize(
     x: Any, r: Any, y: Any, n: Any, v: Any, f: Any, bent: Any, far: Any, streams: Any, rows: Any,
     tag: Any,
 ) -> None:  # fmt: skip
-    width = vectors.lanes(tag)
-    whole, mask, rest, both = vectors.pairs(n, tag)
-    for j in range(0, whole, 2 * width):
-        if far:
+    width, whole = columns(n, tag)
+    for j in range(0, whole, width):
+        if far and j & width == 0:
             ask_rows(x, j, -ROWS, rows, tag)
             ask_rows(r, j, -ROWS, rows, tag)
         _write(x, r, y, j, v, f, bent, streams, rows, None, tag)
-        _write(x, r, y, j + width, v, f, bent, streams, rows, None, tag)
     if whole < n:
+        mask = vectors.first(n - whole, tag)
         _write(x, r, y, whole, v, f, bent, False, rows, mask, tag)
-    if both:
-        _write(x, r, y, whole + width, v, f, bent, False, rows, rest, tag)
 
 
 @mapping
@@ -139,19 +137,16 @@ def _spread(
     x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, bent: Any, far: Any,
     streams: Any, rows: Any, tag: Any,
 ) -> None:  # fmt: skip
-    width = vectors.lanes(tag)
-    whole, mask, rest, both = vectors.pairs(n, tag)
-    for j in range(0, whole, 2 * width):
-        if far:
+    width, whole = columns(n, tag)
+    for j in range(0, whole, width):
+        if far and j & width == 0:
             ask_rows(x, j, -ROWS, rows, tag)
             ask_rows(dy, j, -ROWS, rows, tag)
             ask_rows(r, j, -ROWS, rows, tag)
         _pull(x, r, dy, dx, dr, j, v, f, bent, streams, rows, None, tag)
-        _pull(x, r, dy, dx, dr, j + width, v, f, bent, streams, rows, None, tag)
     if whole < n:
+        mask = vectors.first(n - whole, tag)
         _pull(x, r, dy, dx, dr, whole, v, f, bent, False, rows, mask, tag)
-    if both:
-        _pull(x, r, dy, dx, dr, whole + width, v, f, bent, False, rows, rest, tag)
 
 
 @mapping

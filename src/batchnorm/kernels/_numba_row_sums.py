@@ -10,7 +10,7 @@ from batchnorm.kernels._numba_ahead import ROWS
 from batchnorm.kernels._numba_bend import bends, flat
 from batchnorm.kernels._numba_line import gradient
 from batchnorm.kernels._numba_math import inline_mapping, mapping
-from batchnorm.kernels._numba_row_columns import FOUR, ONE, ask_rows, row, start, words
+from batchnorm.kernels._numba_row_columns import FOUR, ONE, ask_rows, columns, row, start, words
 
 
 @inline_mapping
@@ -26,17 +26,13 @@ def _deviate(x: Any, j: Any, v: Any, s: Any, q: Any, rows: Any, mask: Any, tag: 
 @mapping
 def measure(x: Any, n: Any, v: Any, s: Any, q: Any, far: Any, rows: Any, tag: Any) -> None:
     """Add ``x - shift`` and its square; the shift stands where the mean does."""
-    width = vectors.lanes(tag)
-    whole, mask, rest, both = vectors.pairs(n, tag)
-    for j in range(0, whole, 2 * width):
-        if far:
+    width, whole = columns(n, tag)
+    for j in range(0, whole, width):
+        if far and j & width == 0:
             ask_rows(x, j, ROWS, rows, tag)
         _deviate(x, j, v, s, q, rows, None, tag)
-        _deviate(x, j + width, v, s, q, rows, None, tag)
     if whole < n:
-        _deviate(x, whole, v, s, q, rows, mask, tag)
-    if both:
-        _deviate(x, whole + width, v, s, q, rows, rest, tag)
+        _deviate(x, whole, v, s, q, rows, vectors.first(n - whole, tag), tag)
 
 
 @inline_mapping
@@ -58,19 +54,15 @@ def _reduce(
     x: Any, r: Any, dy: Any, n: Any, v: Any, f: Any, bent: Any, s: Any, q: Any, far: Any,
     rows: Any, tag: Any,
 ) -> None:  # fmt: skip
-    width = vectors.lanes(tag)
-    whole, mask, rest, both = vectors.pairs(n, tag)
-    for j in range(0, whole, 2 * width):
-        if far:
+    width, whole = columns(n, tag)
+    for j in range(0, whole, width):
+        if far and j & width == 0:
             ask_rows(x, j, ROWS, rows, tag)
             ask_rows(dy, j, ROWS, rows, tag)
             ask_rows(r, j, ROWS, rows, tag)
         _collect(x, r, dy, j, v, f, bent, s, q, rows, None, tag)
-        _collect(x, r, dy, j + width, v, f, bent, s, q, rows, None, tag)
     if whole < n:
-        _collect(x, r, dy, whole, v, f, bent, s, q, rows, mask, tag)
-    if both:
-        _collect(x, r, dy, whole + width, v, f, bent, s, q, rows, rest, tag)
+        _collect(x, r, dy, whole, v, f, bent, s, q, rows, vectors.first(n - whole, tag), tag)
 
 
 @mapping
