@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from batchnorm.functional import _familiar
+from batchnorm.kernels import _recycled
 
 MARGIN = 61  # elements on either side: odd, so that no output begins with a vector or a cache line
 
@@ -50,16 +51,21 @@ def poisoned_memory(monkeypatch):
     monkeypatch.setattr(torch, "empty", poison(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
     monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
+    monkeypatch.setattr(_recycled, "like", poison(_recycled.like))
 
 
 @pytest.fixture
 def guarded_memory(monkeypatch):
-    """Fresh memory is NaN, between margins; a function that says whether nobody wrote to those."""
-    margins = []
-    empty, empty_like = torch.empty, torch.empty_like
+    """Fresh memory is NaN, between margins; a function that says whether nobody wrote to those.
 
-    def between(size, dtype):
-        around = torch.full((size + 2 * MARGIN,), 77, dtype=dtype)
+    Outputs of any size lie in memory that others have left.
+    """
+    margins = []
+    empty, empty_like, recycled_like = torch.empty, torch.empty_like, _recycled.like
+    monkeypatch.setattr(_recycled, "LEAST", 1)
+
+    def between(size, dtype, make=empty_like):
+        around = make(empty(size + 2 * MARGIN, dtype=dtype)).fill_(77)
         margins.extend((around[:MARGIN], around[size + MARGIN :]))
         around[MARGIN : size + MARGIN] = float("nan") if dtype.is_floating_point else 0
         return around
@@ -68,6 +74,10 @@ def guarded_memory(monkeypatch):
         if options:
             return empty_like(x, **options)
         return between(x.numel(), x.dtype).as_strided(x.shape, empty_like(x).stride(), MARGIN)
+
+    def guarded_recycled(x):
+        found = between(x.numel(), x.dtype, recycled_like)
+        return found.as_strided(x.shape, empty_like(x).stride(), MARGIN)
 
     def guarded(*shape, dtype=torch.float32, **options):
         if options:
@@ -84,4 +94,5 @@ def guarded_memory(monkeypatch):
 
     monkeypatch.setattr(torch, "empty_like", guarded_like)
     monkeypatch.setattr(torch, "empty", guarded)
+    monkeypatch.setattr(_recycled, "like", guarded_recycled)
     return untouched

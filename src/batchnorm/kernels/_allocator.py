@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+from batchnorm.kernels import _recycled
 from batchnorm.kernels._check import check_switch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -40,6 +41,7 @@ def keep_freed_memory(keep: bool = True) -> bool:
     Source: mallopt(3), M_MMAP_THRESHOLD (tensors up to 1 GB) and M_TRIM_THRESHOLD.
     """
     check_switch("keep", keep)
+    _recycled.recycle(keep)
     try:
         library: Any = ctypes.CDLL(None)
         tell, trim = library.mallopt, library.malloc_trim

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from batchnorm.kernels import _memory, _team
+from batchnorm.kernels import _memory, _recycled, _team
 from batchnorm.kernels._address import LOW, held
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._layout import Ints
@@ -23,7 +23,8 @@ class Again:
     its output. No mask. All gradients are computed.
     """
 
-    __slots__ = ("_bias", "_large", "_launches", "_options", "_packed", "_size", "_weight", "dy")
+    __slots__ = ("_bias", "_large", "_launches", "_options", "_packed", "_recycles", "_size",
+                 "_weight", "dy")  # fmt: skip
 
     def __init__(self, call: Call, fixed: bool) -> None:
         x, weight, bias, residual = call[:4]
@@ -31,7 +32,7 @@ class Again:
         y = torch.empty_like(x, device="meta")
         self.dy: Ints = y.stride()
         self._size = x.numel()
-        self._large = _memory.large(y)
+        self._large, self._recycles = _memory.large(y), _recycled.large(y)
         self._packed = pattern((3, x.shape[1]), torch.float64)
         self._weight, self._bias = alike(weight), alike(bias)
         kinds = described(weight), described(bias)
@@ -72,7 +73,7 @@ class Again:
         residual: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """y, and the moments: those given, or the batch's own."""
-        y = torch.empty_like(x)
+        y = _recycled.like(x) if self._recycles else torch.empty_like(x)
         if moments is None:
             moments = torch.empty_like(self._packed)
         send(
@@ -97,11 +98,12 @@ class Again:
         residual: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of x, weight, bias and residual; no identity needs a value of the last two."""
-        dx = torch.empty_like(x)
+        dx = _recycled.like(x) if self._recycles else torch.empty_like(x)
         streams = self._large and _memory.prepare(dx)
         dresidual = None
         if residual is not None:
-            dresidual = torch.empty_like(residual)
+            kept = self._recycles
+            dresidual = _recycled.like(residual) if kept else torch.empty_like(residual)
             streams = self._large and _memory.prepare(dresidual) and streams
         dweight = None if self._weight is None else torch.empty_like(self._weight)
         dbias = None if self._bias is None else torch.empty_like(self._bias)

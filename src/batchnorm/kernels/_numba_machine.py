@@ -82,6 +82,21 @@ def call_int(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
+def call_advise(typing: Any, address: Any, start: Any, size: Any, advice: Any) -> Any:
+    """Call the C function ``int f(void *, size_t, int)`` at `address`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(_I32, [pointer, _I64, _I32])
+        function = builder.inttoptr(arguments[0], kind.as_pointer())
+        start = builder.inttoptr(arguments[1], pointer)
+        given = [start, arguments[2], builder.trunc(arguments[3], _I32)]
+        return builder.sext(builder.call(function, given), _I64)
+
+    return types.intp(types.intp, types.intp, types.intp, types.intp), generate
+
+
+@intrinsic
 def room(typing: Any) -> Any:
     """Memory for `TILES` times `TILE` float64 on the stack of the caller."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from batchnorm.kernels import _memory, _team
+from batchnorm.kernels import _memory, _recycled, _team
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._address import LOW, held
 from batchnorm.kernels._call import Call
@@ -28,12 +28,13 @@ class Over:
     """
 
     __slots__ = ("_ahead", "_bias", "_large", "_launches", "_limits", "_options", "_packed",
-                 "_size", "_weight")  # fmt: skip
+                 "_recycles", "_size", "_weight")  # fmt: skip
 
     def __init__(self, call: Call, fixed: bool, limits: Limits) -> None:
         x, weight, bias, _, _, eps, f = call
         dx = torch.empty_like(x, device="meta")
-        self._size, self._large = x.numel(), _memory.large(dx)
+        self._size = x.numel()
+        self._large, self._recycles = _memory.large(dx), _recycled.large(dx)
         self._packed = pattern((3, x.shape[1]), torch.float64)
         self._weight, self._bias = alike(weight), alike(bias)
         self._limits = limits
@@ -107,7 +108,7 @@ class Over:
         self, dy: Tensor, y: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Gradients of x, weight and bias from the output that was written over x."""
-        dx = torch.empty_like(y)
+        dx = _recycled.like(y) if self._recycles else torch.empty_like(y)
         dweight = None if self._weight is None else torch.empty_like(self._weight)
         dbias = None if self._bias is None else torch.empty_like(self._bias)
         send(

@@ -92,7 +92,7 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
     runs, reason = numba.here()
     if not runs:
         return Warmup((), reason)
-    from batchnorm.kernels import _numba_limits, _numba_running
+    from batchnorm.kernels import _numba_limits, _numba_release, _numba_running
     from batchnorm.kernels._numba_compile import VARIANTS, kernel
 
     def timed(name: str, dtype: torch.dtype | None, make: Callable[[], Any]) -> Compiled:
@@ -108,7 +108,8 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
     ]
     for dtype in dtypes if everything else ():
         rows.append(timed("limits in place", dtype, partial(_numba_limits.kernel, dtype)))
-    return Warmup((*rows, timed("update of running statistics", None, _numba_running.kernel)))
+    rows.append(timed("update of running statistics", None, _numba_running.kernel))
+    return Warmup((*rows, timed("release of an output's memory", None, _numba_release.release)))
 
 
 def _words(direction: str, planar: bool, general: bool) -> str:

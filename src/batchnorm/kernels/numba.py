@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from batchnorm.kernels import _recycled
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call, Gradients
 from batchnorm.kernels._layout import layout
@@ -50,7 +51,7 @@ def _launch() -> Callable[..., None]:
 
 def forward(call: Call, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Normalize with the batch's own statistics; y and the moments."""
-    y = torch.empty_like(call.x) if out is None else out
+    y = _recycled.like(call.x) if out is None else out
     moments = torch.empty_like(_packed(call.x.shape[1]))
     _launch()("forward", call, y.stride(), moments, out=y, measure=True)
     _written(out)
@@ -67,7 +68,7 @@ def statistics(x: Tensor, mask: Tensor | None) -> Tensor:
 
 def normalize(call: Call, moments: Tensor, out: Tensor | None = None) -> Tensor:
     """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``."""
-    y = torch.empty_like(call.x) if out is None else out
+    y = _recycled.like(call.x) if out is None else out
     _launch()("forward", call, y.stride(), moments.contiguous(), out=y)
     _written(out)
     return y
@@ -78,8 +79,8 @@ def backward(
 ) -> Gradients:
     """Gradients of `forward`, or of `normalize` where the statistics are `fixed`."""
     x, weight, bias, residual = call[:4]
-    dx = torch.empty_like(x) if wanted[0] else None
-    dresidual = torch.empty_like(residual) if wanted[1] and residual is not None else None
+    dx = _recycled.like(x) if wanted[0] else None
+    dresidual = _recycled.like(residual) if wanted[1] and residual is not None else None
     dweight = None if weight is None else torch.empty_like(weight)
     dbias = None if bias is None else torch.empty_like(bias)
     strides = (_dense(x) if dx is None else dx).stride()
@@ -120,7 +121,7 @@ def backward_from_output(
     y, weight, bias = call[:3]
     dx = None
     if wanted[0]:
-        dx = torch.empty_like(y) if out is None else out
+        dx = _recycled.like(y) if out is None else out
     dweight = None if weight is None else torch.empty_like(weight)
     dbias = None if bias is None else torch.empty_like(bias)
     _launch()(
@@ -158,7 +159,7 @@ def backward_reduce(dy: Tensor, call: Call, moments: Tensor) -> Tensor:
 def backward_input(dy: Tensor, call: Call, moments: Tensor, sums: Tensor) -> Tensor:
     """The gradient of x from sums that may have been merged with those of other processes."""
     x = call.x
-    dx = torch.empty_like(x)
+    dx = _recycled.like(x)
     _launch()(
         "backward",
         call,
