@@ -260,16 +260,20 @@ def draw(path):
         "",
         "## Large tensors: fresh memory",
         "",
-        "Above some 64 MB an output's memory comes fresh from the system each time, and the first touch of every "
-        "page costs more than the arithmetic. Forward + backward with ReLU of (32, 64, 112, 112), 103 MB:",
+        "Above some 32 MB the C library gets a tensor's memory fresh from the system each time, and the first touch "
+        "of every page costs more than the arithmetic. Forward + backward with ReLU of (32, 64, 112, 112), 103 MB:",
         "",
         *faults(parts["faults"]),
         "",
-        "`batchnorm.keep_freed_memory()` tells glibc to keep what was freed, for torch's own layers as well; without a "
-        "change of the program the thresholds are raised by `MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184` in the "
-        "environment of the process. Transparent huge pages are asked for by "
-        "`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`. All hold memory back from other processes. Outputs above 32 MB are "
-        "put into large pages by the kernels themselves where Linux gives them on request (`madvise`).",
+        "Large outputs and gradients of ours lie in memory that earlier ones have left (from 4 MB on, on Linux, with "
+        "Numba). What is free beyond 32 MB is offered to the system (`MADV_FREE`), which takes it when it needs "
+        "memory: until then it counts as the process's own (`LazyFree` in `/proc/PID/smaps`). In all it is at most a quarter more than "
+        "what was in use at one time. For all other tensors, torch's own layers among them, "
+        "`batchnorm.keep_freed_memory()` tells glibc to keep what was freed; without a change of the program the "
+        "thresholds are raised by `MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184` in the "
+        "environment of the process. Transparent huge pages are asked for by `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`. "
+        "All three hold memory back from other processes. Outputs of ours are put into large pages where Linux gives "
+        "them on request (`madvise`).",
         "",
         "## Every case",
         "",

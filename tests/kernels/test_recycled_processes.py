@@ -184,6 +184,29 @@ print(json.dumps([[t - b for t, b in zip(now, before)] for now in (full, free, g
     assert max(gone) < 0.1 * total
 
 
+def test_the_system_takes_what_is_free_and_nothing_else():
+    body = """
+from batchnorm.kernels._pages import pages
+held = [made(size=2**23) for _ in range(8)]  # 256 MB
+full, kept = seen()[1], held[3]
+del held
+blocks = [block for found in _recycled._pool._blocks.values() for block in found]
+done = [pages().advise(block.start, block.size, 21) for block in blocks]  # MADV_PAGEOUT
+taken = full - seen()[1]
+check(kept, 7)
+again = [made(10.0 + n, 2**23) for n in range(7)]
+assert {t.data_ptr() for t in again} | {kept.data_ptr()} == {b.words[0] for b in blocks}
+check(kept, 7)
+for n, t in enumerate(again):
+    check(t, 10 + n)
+print(json.dumps([max(map(abs, done)), taken]))
+"""
+    refused, taken = json.loads(ran(MEMORY + body))
+    if refused:
+        pytest.skip("a Linux before 5.4 cannot be told to take pages now")
+    assert taken > 0.9 * 7 * 2**25
+
+
 def test_a_step_waits_for_no_page():
     body = """
 import resource

@@ -18,13 +18,16 @@ def keep_freed_memory(keep: bool = True) -> bool:
 
     Tensors above 32 MB get fresh memory from the system each time, and at the first touch of every
     page it is cleared, which costs more than the arithmetic of a batch norm, torch's own as well;
-    docs/performance.md has what that makes. Call it once, before the training begins. The price is
-    memory: what was in use at the peak stays with the process, and the first steps take several
-    times a tensor's size, until freed pieces fit those that follow.
+    docs/performance.md has what that makes. Large outputs and gradients of the layers here need no
+    call: on Linux, with Numba, they lie in memory that earlier ones have left, of which the system
+    takes what it needs. This is for all other tensors. Call it once, before the training begins.
+    The price is memory: what was in use at the peak stays with the process, and the first steps
+    take several times a tensor's size, until freed pieces fit those that follow.
 
     Args:
         keep: False gives back what is free now, and goes back to giving back what is freed later,
-            except where it lies between pieces that are still in use.
+            except where it lies between pieces that are still in use. It ends what the layers do,
+            too: their outputs have torch's own storages, which can be resized.
 
     Returns:
         Whether the C library does so: only glibc (Linux, other than Alpine) can be told.
