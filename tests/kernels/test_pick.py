@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(read_only_package):
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
         "tensors on the CPU; compiled code is kept nowhere, for want of a folder to write to\n"
-        "False False False False False\n" + RIGHT
+        "False False False False False False\n" + RIGHT
     )
 
 
@@ -238,8 +238,8 @@ def test_a_file_in_place_of_the_folder_is_no_error(tmp_path):
 def test_a_second_process_loads_what_the_first_compiled(tmp_path):
     first, second = (python(WARM, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
     assert f"compiled code is kept in {tmp_path}" in first
-    assert "False False False False False\n" in first
-    assert "True True True True True\n" in second
+    assert "False False False False False False\n" in first
+    assert "True True True True True True\n" in second
 
 
 @pytest.mark.parametrize(("kind", "left"), [("nbi", b""), ("nbi", b"no index"), ("nbc", b"")])
