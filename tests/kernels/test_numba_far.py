@@ -1,9 +1,12 @@
 """Tensors that no second cache holds: fetched ahead, summed in rows of four, written past caches."""
 
+import itertools
+import math
+
 import pytest
 import torch
 
-from batchnorm.kernels import _memory, numba
+from batchnorm.kernels import _memory, _recycled, numba
 from batchnorm.kernels._numba_ahead import FAR, FAR_ROWS
 from compared import compare, everything, problem, same
 
@@ -75,22 +78,27 @@ def test_outputs_past_the_caches(dtype, shape, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(9, 64, 20, 61), (1030, 1024), (18, 40, 39, 40)])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("margin", [61, 64])
-def test_nothing_is_written_beside_them(shape, layout, margin, monkeypatch):
-    """Outputs that begin on a cache line, and that do not; the bits are those of ordinary stores."""
+@pytest.mark.parametrize("margins", [(61,), (64,), (64, 61, 33)])
+def test_nothing_is_written_beside_them(shape, layout, margins, monkeypatch):
+    """Outputs that begin on a cache line, that do not, and each elsewhere in a line.
+
+    The bits are those of ordinary stores.
+    """
     call, dy = problem(shape, layout=layout)
     right = outputs(call, dy)
-    around = []
+    around, turns = [], itertools.cycle(margins)
 
     def between(x, **options):
         if options:
             return empty_like(x, **options)
+        margin = next(turns)
         wide = torch.full((x.numel() + 2 * margin,), 77.0, dtype=x.dtype)
         around.extend((wide[:margin], wide[x.numel() + margin :]))
         return wide.as_strided(x.shape, empty_like(x).stride(), margin)
 
     empty_like = torch.empty_like
     monkeypatch.setattr(torch, "empty_like", between)
+    monkeypatch.setattr(_recycled, "LEAST", math.inf)
     monkeypatch.setattr(_memory, "_LARGE", 0)
     assert all(map(torch.equal, outputs(call, dy), right))
     assert len(around) >= 10

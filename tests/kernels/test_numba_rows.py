@@ -9,6 +9,7 @@ from batchnorm.kernels import (
     _numba_memory,
     _numba_row_blocks,
     _numba_row_columns,
+    _numba_vector,
     numba,
     plain,
 )
@@ -106,3 +107,7 @@ def test_buffers_hold_what_is_put_into_them():
     assert _numba_row_columns.VECTORS <= _numba_memory.TILES
     assert _numba_row_blocks.SOME <= _numba_memory.TILE
     assert _layout._ROW <= _numba_memory.TILE
+    assert _numba_memory.TILE % (2 * _numba_vector.BITS // 32) == 0  # sums go in whole vectors
+    assert (
+        _numba_row_blocks.FEW % len(_numba_row_columns.FOUR) == 0
+    )  # and are settled after so many

@@ -1,4 +1,7 @@
+import ctypes
 import math
+import mmap
+import sys
 
 import pytest
 import torch
@@ -76,12 +79,10 @@ def test_what_is_left_of_a_segment_is_copied_and_nothing_beyond(dtype, n):
     assert bool((y[3 + n :] == 77).all())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no mprotect")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_memory_that_is_not_ours_is_not_touched_by_a_masked_vector(dtype):
     """The elements lie at the end of a page after which there is none."""
-    import ctypes
-    import mmap
-
     library = ctypes.CDLL(None)
     pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)
     start = ctypes.addressof(ctypes.c_char.from_buffer(pages))

@@ -61,7 +61,7 @@ def before(x: Any, step: Any, beyond: Any, k: Any, hop: Any, tag: Any) -> Any:
     """As `after`, on the way back."""
     channels, segments, count, apart = hop
     k -= segments
-    if k < 0 and apart == 0 and count < 2**62:
+    if k < 0 and count < 2**62:
         k, channels = k + count, channels + 1
     return at(x, k * (apart if apart else step) - channels * beyond, tag)
 

@@ -18,7 +18,7 @@ from batchnorm.kernels._numba_scalar import either, like, polynomial, power_of_t
 # Sums may be reordered, and nothing else; NaN, infinities and signed zeros keep their meaning.
 summing: Any = numba.njit(fastmath={"reassoc", "contract"}, error_model="numpy", nogil=True)
 mapping: Any = numba.njit(fastmath={"contract"}, error_model="numpy", nogil=True)
-# The same as part of whatever calls them: for loops over so few elements that a call would show.
+# The same as part of whatever calls them: no vector goes through a call.
 inline_mapping: Any = numba.njit(
     fastmath={"contract"}, error_model="numpy", nogil=True, forceinline=True
 )

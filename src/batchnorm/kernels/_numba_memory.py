@@ -46,22 +46,15 @@ def _pointer(builder: Any, address: Any, index: Any, tag: Any) -> tuple[Any, int
     return builder.gep(base, [index], source_etype=element), size
 
 
-def _apart(builder: Any, instruction: Any, own: str | None, *others: str) -> None:
+def _apart(builder: Any, instruction: Any, kind: str) -> None:
     """Tell LLVM that no iteration writes here what another one reads, so that it need not check.
 
-    Inputs and outputs are different tensors, or the same one, element for element. Sums are two
-    buffers, neither of them a tensor. The promise holds for the whole kernel, not for one loop.
+    Inputs ("alias.scope") and outputs ("noalias") are different tensors, or the same one, element
+    for element. The promise holds for the whole kernel, not for one loop.
     """
     module = builder.module
-    domain = module.add_metadata(["batchnorm"])
-
-    def scopes(*names: str) -> Any:
-        return module.add_metadata([module.add_metadata([name, domain]) for name in names])
-
-    if own is not None:
-        instruction.set_metadata("alias.scope", scopes(own))
-    if others:
-        instruction.set_metadata("noalias", scopes(*others))
+    inputs = module.add_metadata(["inputs", module.add_metadata(["batchnorm"])])
+    instruction.set_metadata(kind, module.add_metadata([inputs]))
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
@@ -97,7 +90,7 @@ def _read(builder: Any, arguments: Any, tag: Any) -> Any:
     """The element, as a float64 if it is one and as a float32 otherwise."""
     pointer, size = _pointer(builder, arguments[0], arguments[1], tag)
     value = builder.load(pointer, align=size, typ=ELEMENTS[tag][0])
-    _apart(builder, value, "inputs")
+    _apart(builder, value, "alias.scope")
     return to_words(builder, value, tag)
 
 
@@ -193,7 +186,7 @@ def store(typing: Any, address: Any, index: Any, value: Any, tag: Any) -> Any:
     given = types.float32 if value == types.float32 else types.float64
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _apart(builder, _write(builder, arguments, given, tag), None, "inputs")
+        _apart(builder, _write(builder, arguments, given, tag), "noalias")
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, given, tag), generate

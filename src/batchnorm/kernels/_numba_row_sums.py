@@ -45,6 +45,7 @@ def _collect(
     for k in range(len(rows)):
         here, there, i = j + row(x, k), j + row(dy, k), j + row(r, k)
         g, d = gradient(x[0], here, start(r), i, dy[0], there, line, bent, mask, tag)
+        g = vectors.within(mask, g)  # a slope may be infinite
         a, b = a + g, b + g * d
     memory.add_to(s, q, j, a, b)
 

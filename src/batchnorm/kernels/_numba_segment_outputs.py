@@ -97,8 +97,9 @@ def _spread(
     bent: Any, streams: Any, tag: Any,
 ) -> None:  # fmt: skip
     width, words = vectors.lanes(tag), in_words(line, tag)
-    a, b, invstd = pull
-    pull = vectors.filled(a, tag), vectors.filled(b, tag), vectors.filled(invstd, tag)
+    pull = (
+        vectors.filled(pull[0], tag), vectors.filled(pull[1], tag), vectors.filled(pull[2], tag)
+    )  # fmt: skip
     for k in range(count - 1, -1, -1):
         a, b, c = place(x, k, tag), place(r, k, tag), place(dy, k, tag)
         out, of_r = place(dx, k, tag), place(dr, k, tag)

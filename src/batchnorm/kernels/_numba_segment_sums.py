@@ -91,10 +91,12 @@ def _collect(
     """Add g and ``g (x - mean)`` for one vector, or both."""
     s, q, t, u = lanes
     g, d = gradient(x, j, r, j, dy, j, words, bent, mask, tag)
+    g = vectors.within(mask, g)
     s, q = s + g, q + g * vectors.within(mask, d)
     if both:
         i = j + vectors.lanes(tag)
         g, d = gradient(x, i, r, i, dy, i, words, bent, rest, tag)
+        g = vectors.within(rest, g)
         t, u = t + g, u + g * vectors.within(rest, d)
     return s, q, t, u
 
