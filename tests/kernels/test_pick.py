@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -252,3 +253,21 @@ def test_a_damaged_file_in_the_cache_is_no_error(kind, left, tmp_path):
         assert damaged
         for path in damaged:
             path.write_bytes(left)
+
+
+@pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="elsewhere there is no F16C"
+)
+def test_a_processor_without_half_precision_is_served_by_torch():
+    """There LLVM's compiler would end the process, whatever the dtype."""
+    said = python(
+        """
+        import torch, batchnorm
+        layer = batchnorm.BatchNorm2d(3)
+        layer(torch.randn(4, 3, 5, 5, requires_grad=True)).sum().backward()
+        print(batchnorm.backends())
+        """,
+        NUMBA_CPU_NAME="generic",
+        NUMBA_CPU_FEATURES="",
+    )
+    assert "F16C" in said
