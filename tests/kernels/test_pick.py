@@ -236,23 +236,31 @@ def test_a_file_in_place_of_the_folder_is_no_error(tmp_path):
     assert out.endswith(RIGHT)
 
 
-def test_a_second_process_loads_what_the_first_compiled(tmp_path):
-    first, second = (python(WARM, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
-    assert f"compiled code is kept in {tmp_path}" in first
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A folder with the kernels that `WARM` compiled, and what it printed."""
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, python(WARM, NUMBA_CACHE_DIR=str(folder))
+
+
+def test_a_second_process_loads_what_the_first_compiled(compiled):
+    folder, first = compiled
+    second = python(WARM, NUMBA_CACHE_DIR=str(folder))
+    assert f"compiled code is kept in {folder}" in first
     assert "False False False False False False\n" in first
     assert "True True True True True True\n" in second
 
 
 @pytest.mark.parametrize(("kind", "left"), [("nbi", b""), ("nbi", b"no index"), ("nbc", b"")])
-def test_a_damaged_file_in_the_cache_is_no_error(kind, left, tmp_path):
+def test_a_damaged_file_in_the_cache_is_no_error(kind, left, compiled, tmp_path):
     """Of a disk that was full, or a copy that was cut off."""
+    folder = shutil.copytree(compiled[0], tmp_path / "cache")
+    damaged = list(folder.rglob(f"*.{kind}"))
+    assert damaged
+    for path in damaged:
+        path.write_bytes(left)
     code = "import torch, batchnorm\n" + WARM.splitlines()[-1]
-    for _ in range(2):
-        assert python(code, NUMBA_CACHE_DIR=str(tmp_path)) == RIGHT
-        damaged = list(tmp_path.rglob(f"*.{kind}"))
-        assert damaged
-        for path in damaged:
-            path.write_bytes(left)
+    assert python(code, NUMBA_CACHE_DIR=str(folder)) == RIGHT
 
 
 @pytest.mark.skipif(
