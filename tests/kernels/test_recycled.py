@@ -17,6 +17,7 @@ import batchnorm
 from batchnorm import BatchNormAct2d
 from batchnorm.kernels import _recycled
 from batchnorm.kernels._pages import pages
+from batchnorm.kernels._pool import Pool
 from batchnorm.kernels._takes import missing
 
 pytestmark = pytest.mark.skipif(pages() is None, reason="the system takes no memory on offer")
@@ -347,3 +348,21 @@ def test_without_memory_torch_is_asked(monkeypatch):
 def test_other_systems_are_not_asked(what, value, monkeypatch):
     monkeypatch.setattr(what, value)
     assert pages.__wrapped__() is None
+
+
+def test_a_failing_request_gives_back_what_is_free():
+    from batchnorm.kernels._numba_release import release
+
+    found = pages()
+    pool = Pool(found, release().address)
+    size = 2**23
+    block = pool.take(size)
+    tensor = block.tensor((size // 4,), (1,), torch.float32)
+    del tensor
+    kept = pool.sizes()[1]
+    assert kept > 0
+    asked = []
+    pool._pages = found._replace(map=lambda *given: asked.append(given) or None)
+    assert pool.take(64 * size) is None
+    assert len(asked) == 2
+    assert pool.sizes() == (0, 0)

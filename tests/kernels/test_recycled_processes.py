@@ -230,3 +230,17 @@ def step():
 print(min(faults(step) for _ in range(8)))
 """
     assert int(ran(body)) < 50
+
+
+def test_under_a_limit_of_memory_nothing_is_recycled():
+    """What is free would count against it, and others would find no memory."""
+    said = python(
+        """
+        import resource, torch, batchnorm
+        used = resource.getpagesize() * int(open("/proc/self/statm").read().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**33, resource.RLIM_INFINITY))
+        y = batchnorm.BatchNorm2d(3)(torch.randn(8, 3, 256, 256))
+        print(y.untyped_storage().resizable())
+        """
+    )
+    assert said.strip() == "True"

@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 PAGE = mmap.PAGESIZE
@@ -61,6 +62,19 @@ class Pages(NamedTuple):
         self.unmap(start, size)
 
 
+def _limited() -> bool:
+    """Whether memory counts against a limit until it is unmapped, offered or not."""
+    import resource
+
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    if any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds):
+        return True
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    except OSError:
+        return False
+
+
 @cache
 def pages() -> Pages | None:
     """The calls of a Linux that takes offered memory when it needs it; None for another system."""
@@ -78,6 +92,8 @@ def pages() -> Pages | None:
     advise.argtypes = [address, size, ctypes.c_int]
     addresses = (ctypes.cast(call, address).value or 0 for call in (advise, give))
     found = Pages(get, give, advise, *addresses)
+    if _limited():
+        return None
     tried = found.get(PAGE)
     if not tried:
         return None

@@ -115,6 +115,10 @@ class Pool:
                 break
             self._drop(block)
         start = self._pages.get(size)
+        if not start:  # what is free counts against a limit, too; the C library may need it
+            for block in list(self._free()):
+                self._drop(block)
+            start = self._pages.get(size)
         if not start:
             return None
         shift = _SHIFTS[self._count % len(_SHIFTS)]

@@ -44,7 +44,7 @@ def like(x: Tensor) -> Tensor:
         return torch.empty_like(x)
     if _modes() or _functions():
         return torch.empty_like(x)
-    pool = _pool or _made()
+    pool = None if _off else _pool or _made()
     lies = x if x.is_contiguous() else torch.empty_like(x, device="meta")
     block = None if pool is None else pool.take(size)
     if block is None:
