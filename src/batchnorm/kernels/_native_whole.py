@@ -143,6 +143,7 @@ def _served(call: Call, moments: Tensor) -> tuple[Call, Tensor] | None:
 
 
 def width(x: Tensor) -> torch.dtype:
+    """The type in which torch's kernel keeps statistics and takes parameters of such an x."""
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
