@@ -13,6 +13,7 @@ from torch import Tensor
 from batchnorm.kernels._address import check_held
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._native_activation import apart, flat, over
+from batchnorm.kernels._native_rows import many
 from batchnorm.kernels._native_strides import Strides
 from batchnorm.kernels._native_whole import LARGE, NEAR, SMALL, width
 
@@ -71,6 +72,7 @@ def step_of(call: Call, fixed: bool, mean: Tensor | None, var: Tensor | None) ->
     if x.stride() not in [t.stride() for t in dense]:
         return None
     small = call.activation.kind == "identity" or x.numel() * x.element_size() <= KEPT
+    small = small and not many(x)
     if fixed:
         return FixedStep(call, small)
     return TrainingStep(call, mean is not None) if small else None

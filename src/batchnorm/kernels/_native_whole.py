@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from batchnorm.kernels import plain
+from batchnorm.kernels import _native_rows, plain
 from batchnorm.kernels._address import check_held
 from batchnorm.kernels._call import Call, Gradients
 from batchnorm.kernels._native_activation import back, over
+from batchnorm.kernels._native_rows import Constants
 from batchnorm.moments import per_channel, widest
 
 NEAR = 8.0  # the mean in standard deviations
@@ -20,13 +21,13 @@ def forward(call: Call, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Normalize with the batch's own statistics; y and the moments."""
     _check_held(call)
     z, moments = _measure(call)
-    if _near(call, moments):
+    if z is not None:
         return _finish(call, z, out), moments
     shift = moments[1].to(torch.float32)
     if shift.isfinite().all():
         centred = _centre(call, shift)
         z, rest = _measure(centred)
-        if _near(centred, rest):
+        if z is not None:
             rest[1] += shift
             return _finish(call, z, out), rest
     return plain.forward(call, out)
@@ -65,22 +66,37 @@ def backward(
     if served is None:
         return plain.backward(dy, call, moments, fixed, wanted)
     (x, weight, bias, *_), near = served
-    constants = mean, var, invstd = _constants(served[0], near)
+    constants = _constants(served[0], near)
     g = dy if call.activation.kind == "identity" else _before(dy, served[0], constants)
-    mask = [wanted[0], weight is not None, bias is not None]
-    dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward.default(
-        _in(g, x.dtype), x, _parameters(served[0])[0], mean, var, mean, invstd, not fixed,
-        call.eps, mask,
-    )  # fmt: skip
+    asked = [wanted[0], weight is not None, bias is not None]
+    dx, dweight, dbias = (_native_rows.backward if _native_rows.many(x) else _backward)(
+        _in(g, x.dtype), x, _parameters(served[0])[0], constants, fixed, call.eps, asked
+    )
     dresidual = None
     if wanted[1] and call.residual is not None:
         dresidual = g.clone() if g is dy else g
         dresidual = _alike(dresidual, call.residual)
     return Gradients(
-        _alike(dx, call.x) if wanted[0] else None,
+        None if dx is None or not wanted[0] else _alike(dx, call.x),
         None if weight is None else _in(dweight, weight.dtype),
         None if bias is None else _in(dbias, bias.dtype),
         dresidual,
+    )
+
+
+def _backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    constants: Constants,
+    fixed: bool,
+    eps: float,
+    wanted: list[bool],
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """As `_native_rows.backward`, by torch's operator."""
+    mean, var, invstd = constants
+    return torch.ops.aten.native_batch_norm_backward.default(
+        dy, x, weight, mean, var, mean, invstd, not fixed, eps, wanted
     )
 
 
@@ -92,8 +108,8 @@ def _check_held(call: Call) -> None:
     check_held("residual", call.residual)
 
 
-def _measure(call: Call) -> tuple[Tensor, Tensor]:
-    """The line-up by the batch's own statistics, and its moments.
+def _measure(call: Call) -> tuple[Tensor | None, Tensor]:
+    """The line-up by the batch's own statistics, None where digits were lost, and its moments.
 
     A momentum of 1 leaves the mean and the unbiased variance in the running statistics. On the CPU
     NumPy packs them: on so few numbers in a third of the time of torch's calls.
@@ -101,6 +117,10 @@ def _measure(call: Call) -> tuple[Tensor, Tensor]:
     x = call.x
     channels = x.shape[1]
     count = x.numel() // channels
+    if _native_rows.many(x):
+        moments = _native_rows.moments(x)
+        near = _near(call, moments)
+        return _line_up(call, _constants(call, moments)) if near else None, moments
     if x.is_cpu:
         seen = np.zeros((2, channels), np.float64 if x.dtype is torch.float64 else np.float32)
         mean, var = torch.from_numpy(seen[0]), torch.from_numpy(seen[1])
@@ -109,7 +129,8 @@ def _measure(call: Call) -> tuple[Tensor, Tensor]:
         packed[0] = count
         packed[1:] = seen
         packed[2] *= (count - 1) / count
-        return z, torch.from_numpy(packed)
+        moments = torch.from_numpy(packed)
+        return z if _near(call, moments) else None, moments
     mean, var = torch.zeros((2, channels), dtype=width(x), device=x.device).unbind(0)
     z = torch.native_batch_norm(x, *_parameters(call), mean, var, True, 1.0, call.eps)[0]
     moments = torch.stack((mean, mean, var * ((count - 1) / count))).to(widest(x.device))
@@ -162,7 +183,7 @@ def _parameters(call: Call) -> tuple[Tensor | None, Tensor | None]:
     return weight, None if bias is None else _in(bias, wide)
 
 
-def _constants(call: Call, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _constants(call: Call, moments: Tensor) -> Constants:
     """Mean, variance and ``1 / sqrt(var + eps)`` as torch's kernel takes them."""
     wide = width(call.x)
     if not call.x.is_cpu or wide is torch.float64:
@@ -175,7 +196,7 @@ def _constants(call: Call, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(made[0]), torch.from_numpy(made[1]), torch.from_numpy(made[2])
 
 
-def _line_up(call: Call, constants: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def _line_up(call: Call, constants: Constants) -> Tensor:
     """What the residual and the activation are applied to."""
     mean, var, _ = constants
     return torch.native_batch_norm(call.x, *_parameters(call), mean, var, False, 0.0, call.eps)[0]
@@ -189,7 +210,7 @@ def _finish(call: Call, z: Tensor, out: Tensor | None) -> Tensor:
     return _alike(y, call.x) if out is None else out.copy_(y)
 
 
-def _before(dy: Tensor, call: Call, constants: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def _before(dy: Tensor, call: Call, constants: Constants) -> Tensor:
     """The gradient before the activation; where that is flat it is zero, whatever comes in."""
     z = _line_up(call, constants)
     if call.residual is not None:
