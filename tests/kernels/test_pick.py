@@ -279,3 +279,17 @@ def test_a_processor_without_half_precision_is_served_by_torch():
         NUMBA_CPU_FEATURES="",
     )
     assert "F16C" in said
+
+
+@pytest.mark.parametrize("name", ["_numba_math.py", "_numba_compile.py", "_activation.py"])
+def test_what_is_compiled_in_has_its_part_in_the_key_of_the_cache(name, tmp_path, monkeypatch):
+    sources = Path(_numba_compile.__file__).parent
+    for path in sources.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(_numba_compile, "__file__", str(tmp_path / "_numba_compile.py"))
+    before = _numba_compile.stamp.__wrapped__()
+    assert before == _numba_compile.stamp()
+    (tmp_path / "plain.py").write_text("")
+    assert _numba_compile.stamp.__wrapped__() == before
+    (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
+    assert _numba_compile.stamp.__wrapped__() != before

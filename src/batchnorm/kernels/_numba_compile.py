@@ -28,6 +28,7 @@ from batchnorm.kernels._numba_memory import TAGS, TILE, TILES
 from batchnorm.kernels._numba_share import clear, counter, meet, number, share
 
 WRITING = 3  # the phase
+_COMPILED_IN = ("_activation.py",)  # its KINDS have their numbers in the code
 _DAMAGED = pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError, ImportError
 
 
@@ -211,8 +212,9 @@ VARIANTS = tuple(_BUILDERS)
 
 @cache
 def stamp() -> str:
-    """A hash of our sources. Numba itself notices a change of this file only."""
-    sources = sorted(Path(__file__).parent.glob("_numba_*.py"))
+    """A hash of what is compiled. Numba itself notices a change of this file only."""
+    folder = Path(__file__).parent
+    sources = [*sorted(folder.glob("_numba_*.py")), *(folder / name for name in _COMPILED_IN)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
