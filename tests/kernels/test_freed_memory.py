@@ -104,6 +104,16 @@ found["a view"] = "x", told(lambda: layer(view))
 layer.weight = torch.nn.Parameter(part[3:6])
 free(part)
 found["a view of parameters"] = "weight", told(lambda: layer(x))
+for training in (True, False):
+    for name in ("running_mean", "running_var", "num_batches_tracked")[: 3 if training else 2]:
+        layer, x = made("flat")
+        whole = torch.zeros(5, dtype=getattr(layer, name).dtype)
+        setattr(layer, name, whole[2] if name == "num_batches_tracked" else whole[2:])
+        layer.train(training)
+        if {familiar}:
+            layer(x)
+        free(whole)
+        found[f"{{training}} view {{name}}"] = name, told(lambda: layer(x))
 layer, x = made("flat")
 assert layer(torch.randn(0, 3, 5, 5)).shape == (0, 3, 5, 5)
 print(json.dumps(found))
@@ -114,7 +124,7 @@ print(json.dumps(found))
 @pytest.mark.parametrize("familiar", [False, True])
 def test_what_was_freed_is_refused(familiar, gone):
     found = json.loads(python(CASES.format(familiar=familiar, gone=gone)))
-    assert len(found) == 48 - gone
+    assert len(found) == 53 - gone
     for case, (name, words) in found.items():
         ours = words.startswith(f"{name} of shape") and "its storage was freed" in words
         torchs = any(part in words for part in ("storage of size 0", "data is not allocated yet"))

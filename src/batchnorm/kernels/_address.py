@@ -45,7 +45,7 @@ def check_held(name: str, t: Tensor | None) -> None:
 def held(name: str, t: Tensor) -> int:
     """The address of a tensor that may have lost its memory, 0 if it has no elements.
 
-    Short ways ask it where an address is at most `LOW`; or where it is 0, which sees no view.
+    Short ways ask it where an address is at most `LOW`.
 
     Raises:
         RuntimeError: its memory was freed.
@@ -67,10 +67,11 @@ def values(name: str, t: Tensor) -> NDArray[Any]:
     After ``t.numpy()`` torch would never let that memory be freed or grow.
     """
     at, dtype = _view(t.dtype, t.numel())
+    place = address(name, t)
     if t.is_contiguous():
-        return np.frombuffer(at(t.data_ptr() or held(name, t)), dtype)
+        return np.frombuffer(at(place), dtype)
     near = t.contiguous()  # which goes with this call
-    return np.frombuffer(at(near.data_ptr() or held(name, t)), dtype).copy()
+    return np.frombuffer(at(near.data_ptr()), dtype).copy()
 
 
 @lru_cache(256)

@@ -14,7 +14,7 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from batchnorm.kernels._address import held
+from batchnorm.kernels._address import LOW, held
 from batchnorm.kernels._numba_call import PARAMETER_TYPES, parameter, put_parameter
 from batchnorm.kernels._numba_compile import Kernel, c_function, stamp
 from batchnorm.kernels._numba_machine import count_up
@@ -78,14 +78,16 @@ class Mover:
             record = _RECORD()
             _PACK.pack_into(record, 0, 0, 0, 0, 0, 0, *self._constant)
         _PACK_VARYING.pack_into(
-            record,
-            0,
-            moments.data_ptr(),
-            0 if mean is None else mean.data_ptr() or held("running_mean", mean),
-            0 if var is None else var.data_ptr() or held("running_var", var),
-            0 if batches is None else batches.data_ptr() or held("num_batches_tracked", batches),
-            0 if skipped is None else skipped.data_ptr() or held("skipped", skipped),
-        )
+            record, 0, moments.data_ptr(),
+            0 if mean is None
+            else at if (at := mean.data_ptr()) > LOW else held("running_mean", mean),
+            0 if var is None
+            else at if (at := var.data_ptr()) > LOW else held("running_var", var),
+            0 if batches is None
+            else at if (at := batches.data_ptr()) > LOW else held("num_batches_tracked", batches),
+            0 if skipped is None
+            else at if (at := skipped.data_ptr()) > LOW else held("skipped", skipped),
+        )  # fmt: skip
         kernel().function(record)
         self._free.append(record)
         changed: Any = mean, var, batches, skipped
