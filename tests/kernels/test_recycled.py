@@ -15,7 +15,7 @@ import torch
 
 import batchnorm
 from batchnorm import BatchNormAct2d
-from batchnorm.kernels import _recycled
+from batchnorm.kernels import _block, _recycled
 from batchnorm.kernels._pages import pages
 from batchnorm.kernels._pool import Pool
 from batchnorm.kernels._takes import missing
@@ -334,6 +334,52 @@ def test_who_finds_another_inside_does_not_wait():
     with pool._lock:
         assert made().untyped_storage().resizable()
     assert not made().untyped_storage().resizable()
+
+
+def _at_once(*_):
+    raise KeyboardInterrupt
+
+
+def _afterwards(capsule, made=torch._C._from_dlpack):
+    made(capsule)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("name", "interrupted"),
+    [("_capsule", _at_once), ("_tensor", _at_once), ("_tensor", _afterwards)],
+)
+def test_an_interrupt_loses_no_memory(name, interrupted, monkeypatch):
+    at = made().data_ptr()
+    pool = _recycled._pool
+    monkeypatch.setattr(_block, name, interrupted)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            made()
+        assert pool.sizes()[0] == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(_recycled, "LEAST", 1)
+    first, second = made(1.0), made(2.0)
+    assert first.data_ptr() == at
+    assert second.data_ptr() != at
+    assert (first == 1).all()
+
+
+def test_a_block_that_was_half_described_is_described_anew():
+    from batchnorm.kernels._numba_release import release
+
+    pool = Pool(pages(), release().address)
+    for strides, broken in (((5, 1), False), ((7, "interrupted"), True), ((5, 1), False)):
+        block = pool.take(4096)
+        shape = (9, 7) if broken else (4, 5)
+        if broken:
+            with pytest.raises(TypeError):
+                block.tensor(shape, strides, torch.float32)
+            continue
+        y = block.tensor(shape, strides, torch.float32)
+        assert (y.shape, y.stride()) == (shape, strides)
+        del y
+    assert pool.sizes()[0] == 0
 
 
 def test_without_memory_torch_is_asked(monkeypatch):

@@ -40,6 +40,11 @@ _KINDS = {
 _capsule: Any = ctypes.PYFUNCTYPE(
     ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
 )(("PyCapsule_New", ctypes.pythonapi))
+_unused: Any = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", ctypes.pythonapi)
+)
+_deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_NAME = b"dltensor"  # of a capsule that no tensor was made of
 _tensor = torch._C._from_dlpack  # torch.from_dlpack of a capsule, without the question
 
 
@@ -87,10 +92,21 @@ class Block:
 
     def tensor(self, shape: Ints, strides: Ints, dtype: torch.dtype) -> Tensor:
         """A tensor without gaps in the block's memory, which was taken for it."""
+        capsule = None
+        try:
+            self._describe(shape, strides, dtype)
+            capsule = _capsule(self._record.at, _NAME, None)
+            return _tensor(capsule)
+        except BaseException:  # an interrupt, of which no tensor came that would free it
+            if capsule is None or _unused(capsule, _NAME):
+                _deleter(self.words[DELETER])(self._record.at)
+            raise
+
+    def _describe(self, shape: Ints, strides: Ints, dtype: torch.dtype) -> None:
         record, like = self.words, (shape, strides, dtype)
         if self._like != like:
+            self._like = None
             record[KIND] = len(shape) | _KINDS[dtype] << 32
             for d, (length, step) in enumerate(zip(shape, strides, strict=True)):
                 record[SIZES + d], record[STEPS + d] = length, step
             self._like = like
-        return _tensor(_capsule(self._record.at, b"dltensor", None))
