@@ -30,6 +30,11 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def small_tensors_too(monkeypatch):
+    monkeypatch.setattr(_native_rows, "MOST", 2**15)
+
+
 @pytest.fixture
 def no_plain(monkeypatch):
     for name in ("forward", "normalize", "backward"):
