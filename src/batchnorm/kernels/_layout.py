@@ -14,7 +14,8 @@ _SHORT = 16  # segments below this are walked as rows
 _PART = 65536  # elements of a channel summed together
 _BLOCK = 32768  # elements of a block of rows summed together
 _MOST_BLOCKS = 64
-_TASK = 1024  # elements of short channels that are one task
+_TASK = 16384  # elements of short channels that are one task
+GROUP = 64  # channels whose constants are computed together, at most
 _ROW = 512  # rows are joined until about this long
 
 Ints = tuple[int, ...]
@@ -110,7 +111,7 @@ def plan(shape: Ints, out: Ints, x: Ints, residual: Ints | None, dy: Ints | None
     else:
         touching = all(step in (width, None) for step in outer_steps)
         parts, span, columns, joined = _divide(like.outer, width, touching)
-    group = max(1, _TASK // max(like.outer * like.inner, 1))
+    group = min(max(1, _TASK // max(like.outer * like.inner, 1)), GROUP)
     return Plan(like, planar, outer_steps, channel_steps, parts, span, columns, joined, group)
 
 

@@ -20,14 +20,23 @@ _I64 = ir.IntType(64)
 
 AHEAD = 2048  # elements
 ROWS = 8  # rows of channels, of up to `TILE` elements
-FAR = 2**20  # bytes of a tensor: what the second caches hold is not worth asking for
-FAR_ROWS = 2**22  # rows do it strip by strip, for which constants and sums are read more often
+TOGETHER = 64  # of them, asked for at once
+SHORT = 256  # of a segment all of whose lines may be
+FAR = 2**19  # bytes of a tensor of channels in segments; in a network, caches hold little of less
+FAR_ROWS = 2**18  # of rows, of which four go together: hardware loses such streams
+FAR_AGAIN = 2**22  # of rows that were read before for their sums
 
 
 @mapping
 def far(p: Any, least: Any, tag: Any) -> Any:
     """Whether a tensor has at least so many bytes; by shape alone, as sums are divided."""
     return at(p.x, p.outer * p.channels * p.inner, tag) - p.x >= least
+
+
+@mapping
+def asks_first(p: Any, n: Any, tag: Any) -> Any:
+    """Whether what is written must ask for segments of n, since no sums were taken of them."""
+    return p.measure == 0 and n <= SHORT and far(p, FAR, tag)
 
 
 @mapping
@@ -57,13 +66,23 @@ def after(x: Any, step: Any, beyond: Any, k: Any, hop: Any, tag: Any) -> Any:
 
 
 @mapping
-def before(x: Any, step: Any, beyond: Any, k: Any, hop: Any, tag: Any) -> Any:
-    """As `after`, on the way back."""
-    channels, segments, count, apart = hop
-    k -= segments
-    if k < 0 and count < 2**62:
-        k, channels = k + count, channels + 1
-    return at(x, k * (apart if apart else step) - channels * beyond, tag)
+def hop_on(p: Any, channels: Any, count: Any, n: Any) -> Any:
+    """As `hop`, where channels are written: segments back, channels on, and how many there are."""
+    pairs = max(AHEAD // max(n, 1), 1)
+    whole, apart = count if p.parts == 1 else 0, n if p.parts > 1 and p.inner > p.span else 0
+    return pairs // channels, pairs % channels, whole, channels, apart
+
+
+@mapping
+def next_written(of: Any, k: Any, c: Any, hop: Any, tag: Any) -> Any:
+    """As `after`, of channel c of a tensor ``(address, step, beyond)`` on the way back."""
+    segments, more, count, channels, apart = hop
+    k, c = k - segments, c + more
+    if c >= channels:
+        k, c = k - 1, c - channels
+    if k < 0 and count > 0:  # the next channels' last
+        k, c = k + count, c + channels
+    return at(of[0], c * of[2] + k * (apart if apart else of[1]), tag)
 
 
 @intrinsic
@@ -86,3 +105,11 @@ def fetch(x: Any, n: Any, tag: Any) -> None:
     """Ask for n elements, which need not be ours."""
     for byte in range(x, at(x, n, tag), 64):
         prefetch(byte)
+
+
+@mapping
+def fetch_next(of: Any, k: Any, c: Any, n: Any, hop: Any, tag: Any) -> None:
+    """Ask for the segment that `next_written` finds, or now and then for several short ones."""
+    together = max(TOGETHER // max(n, 1), 1)
+    if c % together == 0:
+        fetch(next_written(of, k, c, hop, tag), together * n, tag)

@@ -24,6 +24,12 @@ def in_words(line: Any, tag: Any) -> Any:
 
 
 @inline_mapping
+def in_vectors(pull: Any, tag: Any) -> Any:
+    """One channel's ``(a, b, invstd)`` for `pulled`."""
+    return filled(pull[0], tag), filled(pull[1], tag), filled(pull[2], tag)
+
+
+@inline_mapping
 def _line_up(x: Any, j: Any, r: Any, i: Any, words: Any, mask: Any, tag: Any) -> Any:
     """``d = x - mean`` and ``z = d scale + bias + r``, from j on in x and from i on in r."""
     mean, low, scale, bias = words

@@ -1,15 +1,18 @@
-"""Parts of channels that lie in contiguous segments (NCL, NCHW, NCDHW): summed and written."""
+"""Parts of channels that lie in contiguous segments (NCL, NCHW, NCDHW): summed and written.
+
+All functions do some channels from c on, of which w is the address of the constants.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from batchnorm.kernels import _numba_ahead as ahead
+from batchnorm.kernels import _numba_constants as constants
 from batchnorm.kernels import _numba_general as general
 from batchnorm.kernels import _numba_segment_outputs as outputs
 from batchnorm.kernels import _numba_segment_sums as sums
 from batchnorm.kernels import _numba_segments as segments
-from batchnorm.kernels._numba_call import constants, pulls
 from batchnorm.kernels._numba_machine import fence
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import TILE, at
@@ -18,26 +21,26 @@ WHOLE = 4096  # bytes: of so many, those of broken lines do not count
 
 
 @mapping
-def measure(p: Any, c: Any, part: Any, shift: Any, work: Any, tag: Any) -> Any:
-    """How many values a part holds, and their sums."""
+def measure(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
+    """Add a part's count and sums, for some channels from c on."""
     o, i, count, n = segments.bounds(p, part)
     x, far = segments.inputs(p, o, c, i, tag)[0], ahead.far(p, ahead.FAR, tag)
-    s, q = sums.measure(p, x, count, n, shift, far, tag)
-    return float(count * n), s, q
+    sums.measure(p, x, channels, count, n, w, far, tag)
 
 
 @mapping
-def measure_weighted(p: Any, c: Any, part: Any, shift: Any, work: Any, tag: Any) -> Any:
+def measure_weighted(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
     """As `measure`, under a mask if there is one."""
     if p.weights == 0:
-        return measure(p, c, part, shift, work, tag)
+        measure(p, c, channels, part, w, work, tag)
+        return
     o, i, count, n = segments.bounds(p, part)
-    total = s = q = 0.0
-    for k in range(count):
-        x, _, _, _, _, w = segments.offsets(p, o + k, c, i, tag)
-        more, ds, dq = general.measure_weighted(x, w, n, shift, tag)
-        total, s, q = total + more, s + ds, q + dq
-    return total, s, q
+    for b in range(channels):
+        for k in range(count):
+            x, _, _, _, _, weights = segments.offsets(p, o + k, c + b, i, tag)
+            shift = constants.shift_of(w, b)
+            total, s, q = general.measure_weighted(x, weights, n, shift, tag)
+            constants.add_to(w, b, total, s, q)
 
 
 @mapping
@@ -48,90 +51,80 @@ def _streams(p: Any, n: Any, tag: Any) -> Any:
 
 
 @mapping
-def write(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
+def write(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
     """Normalize a part, with an activation that is a bend."""
-    mean, invstd, weight, bias = constants(p, c)
-    line = (mean, invstd * weight, bias)
     o, i, count, n = segments.bounds(p, part)
     x, r, _ = segments.inputs(p, o, c, i, tag)
     y, _ = segments.outputs(p, o, c, i, tag)
-    asks = ahead.far(p, ahead.FAR, tag)  # for the residual: statistics did not need it
     streams = _streams(p, n, tag)
-    outputs.normalize(p, x, r, y, count, n, line, asks, streams, tag)
+    outputs.normalize(p, x, r, y, channels, count, n, w, streams, tag)
     if streams:
         fence()
 
 
 @mapping
-def write_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
+def write_general(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
     """Normalize a part, with any activation and mask."""
-    mean, invstd, weight, bias = constants(p, c)
-    line = (mean, invstd * weight, bias)
     o, i, count, n = segments.bounds(p, part)
     for k in range(count):
-        for start in range(0, n, TILE):
-            m = min(TILE, n - start)
-            x, r, _, y, _, w = segments.offsets(p, o + k, c, i + start, tag)
-            general.line_up(x, m, line, work[0], tag)
-            general.complete(work[0], m, r, w, y, p.activation, p.slope, tag)
+        for b in range(channels):
+            line = constants.line_of(w, b)
+            for start in range(0, n, TILE):
+                m = min(TILE, n - start)
+                x, r, _, y, _, weights = segments.offsets(p, o + k, c + b, i + start, tag)
+                general.line_up(x, m, line, work[0], tag)
+                general.complete(work[0], m, r, weights, y, p.activation, p.slope, tag)
 
 
 @mapping
-def reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
-    """A part's sums of g and ``g xhat``, with an activation that is a bend."""
-    mean, invstd, weight, bias = constants(p, c)
-    line = (mean, invstd * weight, bias)
+def reduce(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
+    """Add a part's sums of g and ``g (x - mean)``, with an activation that is a bend."""
     o, i, count, n = segments.bounds(p, part)
     x, r, dy = segments.inputs(p, o, c, i, tag)
-    s, q = sums.reduce(p, x, r, dy, count, n, line, ahead.far(p, ahead.FAR, tag), tag)
-    return s, q * invstd
+    sums.reduce(p, x, r, dy, channels, count, n, w, ahead.far(p, ahead.FAR, tag), tag)
 
 
 @mapping
-def reduce_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
+def reduce_general(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
     """As `reduce`, with any activation and mask."""
-    mean, invstd, weight, bias = constants(p, c)
-    line = (mean, invstd * weight, bias)
     o, i, count, n = segments.bounds(p, part)
-    s = q = 0.0
-    for k in range(count):
-        for start in range(0, n, TILE):
-            m = min(TILE, n - start)
-            x, r, dy, _, _, w = segments.offsets(p, o + k, c, i + start, tag)
-            general.line_up(x, m, line, work[0], tag)
-            general.to_gradient(work[0], m, r, dy, w, p.activation, p.slope, tag)
-            ds, dq = general.reduce_gradient(x, work[0], w, m, mean, tag)
-            s, q = s + ds, q + dq
-    return s, q * invstd
+    for b in range(channels):
+        line = constants.line_of(w, b)
+        for k in range(count):
+            for start in range(0, n, TILE):
+                m = min(TILE, n - start)
+                x, r, dy, _, _, weights = segments.offsets(p, o + k, c + b, i + start, tag)
+                general.line_up(x, m, line, work[0], tag)
+                general.to_gradient(work[0], m, r, dy, weights, p.activation, p.slope, tag)
+                s, q = general.reduce_gradient(x, work[0], weights, m, line[0], tag)
+                constants.add_to(w, b, 0.0, s, q)
 
 
 @mapping
-def spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
+def spread(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
     """A part's gradient of x, and of the residual if there is one."""
-    mean, invstd, weight, bias = constants(p, c)
-    line, pull = (mean, invstd * weight, bias), pulls(p, c, invstd, weight)
     o, i, count, n = segments.bounds(p, part)
     x, r, dy = segments.inputs(p, o, c, i, tag)
     dx, dr = segments.outputs(p, o, c, i, tag)
     streams = _streams(p, n, tag)
-    outputs.spread(p, x, r, dy, dx, dr, count, n, line, pull, streams, tag)
+    outputs.spread(p, x, r, dy, dx, dr, channels, count, n, w, streams, tag)
     if streams:
         fence()
 
 
 @mapping
-def spread_general(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
+def spread_general(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
     """As `spread`, with any activation and mask, and only those gradients that are wanted."""
-    mean, invstd, weight, bias = constants(p, c)
-    line, pull = (mean, invstd * weight, bias), pulls(p, c, invstd, weight)
     o, i, count, n = segments.bounds(p, part)
     for k in range(count):
-        for start in range(0, n, TILE):
-            m = min(TILE, n - start)
-            x, r, dy, dx, dr, w = segments.offsets(p, o + k, c, i + start, tag)
-            general.line_up(x, m, line, work[0], tag)
-            general.to_gradient(work[0], m, r, dy, w, p.activation, p.slope, tag)
-            if dx:
-                general.spread_gradient(x, work[0], w, dx, m, line, pull, tag)
-            if dr:
-                general.store_gradient(work[0], dr, m, tag)
+        for b in range(channels):
+            line, pull = constants.line_of(w, b), constants.pull_of(w, b)
+            for start in range(0, n, TILE):
+                m = min(TILE, n - start)
+                x, r, dy, dx, dr, weights = segments.offsets(p, o + k, c + b, i + start, tag)
+                general.line_up(x, m, line, work[0], tag)
+                general.to_gradient(work[0], m, r, dy, weights, p.activation, p.slope, tag)
+                if dx:
+                    general.spread_gradient(x, work[0], weights, dx, m, line, pull, tag)
+                if dr:
+                    general.store_gradient(work[0], dr, m, tag)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels import _numba_ahead as ahead
+from batchnorm.kernels import _numba_constants as constants
 from batchnorm.kernels import _numba_inverse as undo
 from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_row_columns as rows
 from batchnorm.kernels import _numba_row_general as row_general
-from batchnorm.kernels._numba_call import constants, pulls
 from batchnorm.kernels._numba_math import ELU, mapping, summing
 from batchnorm.kernels._numba_memory import TILE, at, constant, constant_size, read, store
 from batchnorm.kernels._numba_scalar import centre, fit
@@ -42,29 +42,27 @@ def _in_words(bias: Any, parameter: Any, tag: Any) -> Any:
 
 
 @mapping
-def planar_reduce(p: Any, c: Any, part: Any, work: Any, tag: Any) -> Any:
-    """A part's sums of g and ``g xhat``."""
-    _, _, weight, bias = constants(p, c)
-    words, slopes = _in_words(bias, p.slope, tag)
+def planar_reduce(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
+    """Add a part's sums of g and ``g (z - bias)``; the bias stands where the mean does."""
     o, i, count, n = bounds(p, part)
-    first = offsets(p, o, c, i, tag)
     far, hop = ahead.far(p, ahead.FAR, tag), ahead.hop(p, count, n)
-    s = q = 0.0
-    for k in range(count):
-        for start in range(0, n, RUN):
-            m = min(RUN, n - start)
-            y, _, dy, _, _, _ = offsets(p, o + k, c, i + start, tag)
-            if far:
-                later = ahead.after(first[0], p.x_outer, p.x_channel, k, hop, tag)
-                ahead.fetch(at(later, start, tag), m, tag)
-                later = ahead.after(first[2], p.dy_outer, p.dy_channel, k, hop, tag)
-                ahead.fetch(at(later, start, tag), m, tag)
-            if p.activation == ELU:
-                ds, dq = _sum(y, dy, m, words, slopes, undo.elu, tag)
-            else:
-                ds, dq = _sum(y, dy, m, words, slopes, undo.bend, tag)
-            s, q = s + ds, q + dq
-    return s, q / weight
+    for b in range(channels):
+        words, slopes = _in_words(constants.line_of(w, b)[0], p.slope, tag)
+        first = offsets(p, o, c + b, i, tag)
+        for k in range(count):
+            for start in range(0, n, RUN):
+                m = min(RUN, n - start)
+                y, _, dy, _, _, _ = offsets(p, o + k, c + b, i + start, tag)
+                if far:
+                    later = ahead.after(first[0], p.x_outer, p.x_channel, k, hop, tag)
+                    ahead.fetch(at(later, start, tag), m, tag)
+                    later = ahead.after(first[2], p.dy_outer, p.dy_channel, k, hop, tag)
+                    ahead.fetch(at(later, start, tag), m, tag)
+                if p.activation == ELU:
+                    s, q = _sum(y, dy, m, words, slopes, undo.elu, tag)
+                else:
+                    s, q = _sum(y, dy, m, words, slopes, undo.bend, tag)
+                constants.add_to(w, b, 0.0, s, q)
 
 
 @mapping
@@ -82,19 +80,22 @@ def _write(
 
 
 @mapping
-def planar_spread(p: Any, c: Any, part: Any, work: Any, tag: Any) -> None:
+def planar_spread(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
     """A part's gradient of x."""
-    _, invstd, weight, bias = constants(p, c)
-    words, slopes = _in_words(bias, p.slope, tag)
-    a, b, _ = pulls(p, c, invstd, weight)
-    pull = (invstd * weight, a, b / weight)
     o, i, count, n = bounds(p, part)
     for k in range(count):
-        y, _, dy, dx, _, _ = offsets(p, o + k, c, i, tag)
-        if p.activation == ELU:
-            _write(y, dy, dx, n, words, slopes, pull, undo.elu, tag)
-        else:
-            _write(y, dy, dx, n, words, slopes, pull, undo.bend, tag)
+        for b in range(channels):
+            (bias, scale, _), (first, second, unit) = (
+                constants.line_of(w, b),
+                constants.pull_of(w, b),
+            )
+            words, slopes = _in_words(bias, p.slope, tag)
+            pull = (scale, first, second * unit)
+            y, _, dy, dx, _, _ = offsets(p, o + k, c + b, i, tag)
+            if p.activation == ELU:
+                _write(y, dy, dx, n, words, slopes, pull, undo.elu, tag)
+            else:
+                _write(y, dy, dx, n, words, slopes, pull, undo.bend, tag)
 
 
 @summing
@@ -153,7 +154,7 @@ def rows_spread(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's gradient of x."""
     first, stop = blocks.block(p, part)
     _, slopes = _in_words(0.0, p.slope, tag)
-    far = ahead.far(p, ahead.FAR_ROWS, tag)
+    far = ahead.far(p, ahead.FAR_AGAIN, tag)
     for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
         for row in range(stop - 1, first - 1, -1):

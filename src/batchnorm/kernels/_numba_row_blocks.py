@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels import _numba_row_columns as rows
+from batchnorm.kernels._layout import GROUP
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import (
     TILE,
@@ -16,7 +17,6 @@ from batchnorm.kernels._numba_memory import (
     put_constant,
 )
 
-SOME = 64  # channels in a task of phases 0 and 2
 FEW = 32  # rows summed in the type in which elements are computed
 
 
@@ -24,14 +24,14 @@ FEW = 32  # rows summed in the type in which elements are computed
 def tasks(p: Any, phase: Any) -> Any:
     """How many tasks a phase has."""
     if phase == 0 or phase == 2:
-        return (p.channels + SOME - 1) // SOME
+        return (p.channels + GROUP - 1) // GROUP
     return p.parts
 
 
 @mapping
 def some(p: Any, task: Any) -> Any:
     """The first channel of a task of phases 0 and 2, and the one after its last."""
-    return task * SOME, min((task + 1) * SOME, p.channels)
+    return task * GROUP, min((task + 1) * GROUP, p.channels)
 
 
 @mapping

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels import _numba_ahead as ahead
+from batchnorm.kernels import _numba_constants as constants
 from batchnorm.kernels import _numba_general as general
 from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_row_columns as rows
@@ -79,7 +80,7 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a block, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
     f = p.columns
-    far, streams = ahead.far(p, ahead.FAR_ROWS, tag), _streams(p, tag)
+    far, streams = ahead.far(p, ahead.FAR_AGAIN, tag), _streams(p, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
         row = stop
@@ -125,13 +126,13 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
         n, w = stop - first, work[1].ctypes.data
         end = rows.A
         if p.measure:
-            columns.shifts(p, first, n, w, tag)
+            constants.shifts(p, first, n, w, tag)
         if phase == 0 and p.measure:
             end = rows.LOW
         else:
             if p.measure:
                 columns.moments(p, first, n, w)
-            columns.line(p, first, n, w)
+            constants.line(p, first, n, w)
         columns.lay_out(p, first, n, rows.MEAN, end, w, tag)
 
 
@@ -186,7 +187,7 @@ def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's gradient of x, and of the residual if there is one."""
     first, stop = blocks.block(p, part)
     f = p.columns
-    far, streams = ahead.far(p, ahead.FAR_ROWS, tag), _streams(p, tag)
+    far, streams = ahead.far(p, ahead.FAR_AGAIN, tag), _streams(p, tag)
     for start in range(0, f, TILE):
         v = p.scratch + constant_size(tag) * start
         row = stop
@@ -236,10 +237,10 @@ def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, sp
         first, stop = blocks.some(p, task)
         n, w = stop - first, work[1].ctypes.data
         vector, end = rows.MEAN, rows.A
-        columns.line(p, first, n, w)
+        constants.line(p, first, n, w)
         if phase == 2:
             vector, end = rows.A, rows.VECTORS
             if p.measure:
                 columns.sums(p, first, n, w)
-            columns.pulls(p, first, n, w)
+            constants.pulls(p, first, n, w)
         columns.lay_out(p, first, n, vector, end, w, tag)

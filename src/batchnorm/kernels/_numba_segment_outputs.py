@@ -1,6 +1,8 @@
-"""Outputs over segments of one channel, downwards: a pass begins with what was read last.
+"""Outputs over segments, downwards: a pass begins with what was read last.
 
-Tensors are given as in `_numba_segment_sums`.
+Arguments are those of `_numba_segment_sums`. Of short segments, those of a few channels that lie
+side by side are written one after the other: the same channel's others may be so far apart, by a
+power of two, that a cache holds but some of them at a time.
 """
 
 from __future__ import annotations
@@ -9,9 +11,18 @@ from typing import Any
 
 from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
-from batchnorm.kernels._numba_ahead import ask, before, hop
+from batchnorm.kernels._numba_ahead import (
+    FAR,
+    ask,
+    asks_first,
+    far,
+    fetch_next,
+    hop_on,
+    next_written,
+)
 from batchnorm.kernels._numba_bend import bends, flat
-from batchnorm.kernels._numba_line import in_words, normal, pulled
+from batchnorm.kernels._numba_constants import line_of, pull_of
+from batchnorm.kernels._numba_line import in_vectors, in_words, normal, pulled
 from batchnorm.kernels._numba_math import inline_mapping, mapping
 from batchnorm.kernels._numba_memory import at
 from batchnorm.kernels._numba_segments import place
@@ -38,45 +49,58 @@ def _put(y: Any, j: Any, one: Any, two: Any, streams: Any, tag: Any) -> None:
 
 
 @inline_mapping
+def _normalize_one(
+    a: Any, b: Any, later: Any, out: Any, n: Any, words: Any, bent: Any, asks: Any, streams: Any,
+    tag: Any,
+) -> None:  # fmt: skip
+    """Write one segment."""
+    width = vectors.lanes(tag)
+    head, whole = _bounds(out, n, streams, tag)
+    for j in range(0, head, width):
+        mask = vectors.first(head - j, tag)
+        memory.write(out, j, normal(a, j, b, j, words, bent, mask, tag), mask, tag)
+    for j in range(head, whole, 2 * width):
+        if asks and b is not None:
+            ask(later, j, tag)
+        one = normal(a, j, b, j, words, bent, None, tag)
+        two = normal(a, j + width, b, j + width, words, bent, None, tag)
+        _put(out, j, one, two, streams, tag)
+    for j in range(whole, n, width):
+        mask = vectors.first(n - j, tag)
+        memory.write(out, j, normal(a, j, b, j, words, bent, mask, tag), mask, tag)
+
+
+@inline_mapping
 def _normalize(
-    p: Any, x: Any, r: Any, y: Any, count: Any, n: Any, line: Any, bent: Any, asks: Any,
+    p: Any, x: Any, r: Any, y: Any, channels: Any, count: Any, n: Any, w: Any, bent: Any,
     streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    width, words, ahead = vectors.lanes(tag), in_words(line, tag), hop(p, count, n)
+    hop, asks = hop_on(p, channels, count, n), asks_first(p, n, tag)
+    reads = r is not None and far(p, FAR, tag)  # statistics did not need it
     for k in range(count - 1, -1, -1):
-        a, b, out = place(x, k, tag), place(r, k, tag), place(y, k, tag)
-        head, whole = _bounds(out, n, streams, tag)
-        later = 0
-        if r is not None:
-            later = before(r[0], r[1], r[2], k, ahead, tag) if asks else 0
-        for j in range(0, head, width):
-            mask = vectors.first(head - j, tag)
-            memory.write(out, j, normal(a, j, b, j, words, bent, mask, tag), mask, tag)
-        for j in range(head, whole, 2 * width):
+        for c in range(channels):
             if asks:
-                ask(later, j, tag)
-            one = normal(a, j, b, j, words, bent, None, tag)
-            two = normal(a, j + width, b, j + width, words, bent, None, tag)
-            _put(out, j, one, two, streams, tag)
-        for j in range(whole, n, width):
-            mask = vectors.first(n - j, tag)
-            memory.write(out, j, normal(a, j, b, j, words, bent, mask, tag), mask, tag)
+                fetch_next(x, k, c, n, hop, tag)
+            later = next_written(r, k, c, hop, tag) if reads else 0
+            words = in_words(line_of(w, c), tag)
+            a, b, out = place(x, k, c, tag), place(r, k, c, tag), place(y, k, c, tag)
+            _normalize_one(a, b, later, out, n, words, bent, reads, streams, tag)
 
 
 @mapping
 def normalize(
-    p: Any, x: Any, r: Any, y: Any, count: Any, n: Any, line: Any, asks: Any, streams: Any,
+    p: Any, x: Any, r: Any, y: Any, channels: Any, count: Any, n: Any, w: Any, streams: Any,
     tag: Any,
 ) -> None:  # fmt: skip
-    """``y = f((x - mean) scale + bias + r)`` for ``line = (mean, scale, bias)``."""
+    """``y = f((x - mean) scale + bias + r)``."""
     if r[0] != 0 and flat(p):
-        _normalize(p, x, r, y, count, n, line, bends(p, True, tag), asks, streams, tag)
+        _normalize(p, x, r, y, channels, count, n, w, bends(p, True, tag), streams, tag)
     elif r[0] != 0:
-        _normalize(p, x, r, y, count, n, line, bends(p, False, tag), asks, streams, tag)
+        _normalize(p, x, r, y, channels, count, n, w, bends(p, False, tag), streams, tag)
     elif flat(p):
-        _normalize(p, x, None, y, count, n, line, bends(p, True, tag), False, streams, tag)
+        _normalize(p, x, None, y, channels, count, n, w, bends(p, True, tag), streams, tag)
     else:
-        _normalize(p, x, None, y, count, n, line, bends(p, False, tag), False, streams, tag)
+        _normalize(p, x, None, y, channels, count, n, w, bends(p, False, tag), streams, tag)
 
 
 @inline_mapping
@@ -92,49 +116,62 @@ def _pull(
 
 
 @inline_mapping
+def _spread_one(
+    a: Any, b: Any, c: Any, out: Any, of_r: Any, n: Any, words: Any, pull: Any, bent: Any,
+    streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    """Write one segment."""
+    width = vectors.lanes(tag)
+    head, whole = _bounds(out, n, streams, tag)
+    for j in range(0, head, width):
+        mask = vectors.first(head - j, tag)
+        _pull(a, b, c, out, of_r, j, words, pull, bent, mask, tag)
+    for j in range(head, whole, 2 * width):
+        i = j + width
+        one, g = pulled(a, j, b, j, c, j, words, pull, bent, None, tag)
+        two, h = pulled(a, i, b, i, c, i, words, pull, bent, None, tag)
+        _put(out, j, one, two, streams, tag)
+        if of_r is not None:
+            _put(of_r, j, g, h, streams, tag)
+    for j in range(whole, n, width):
+        mask = vectors.first(n - j, tag)
+        _pull(a, b, c, out, of_r, j, words, pull, bent, mask, tag)
+
+
+@inline_mapping
 def _spread(
-    x: Any, r: Any, dy: Any, dx: Any, dr: Any, count: Any, n: Any, line: Any, pull: Any,
+    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
     bent: Any, streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    width, words = vectors.lanes(tag), in_words(line, tag)
-    pull = (
-        vectors.filled(pull[0], tag), vectors.filled(pull[1], tag), vectors.filled(pull[2], tag)
-    )  # fmt: skip
+    hop, asks = hop_on(p, channels, count, n), asks_first(p, n, tag)
     for k in range(count - 1, -1, -1):
-        a, b, c = place(x, k, tag), place(r, k, tag), place(dy, k, tag)
-        out, of_r = place(dx, k, tag), place(dr, k, tag)
-        head, whole = _bounds(out, n, streams, tag)
-        for j in range(0, head, width):
-            mask = vectors.first(head - j, tag)
-            _pull(a, b, c, out, of_r, j, words, pull, bent, mask, tag)
-        for j in range(head, whole, 2 * width):
-            i = j + width
-            one, g = pulled(a, j, b, j, c, j, words, pull, bent, None, tag)
-            two, h = pulled(a, i, b, i, c, i, words, pull, bent, None, tag)
-            _put(out, j, one, two, streams, tag)
-            if dr is not None:
-                _put(of_r, j, g, h, streams, tag)
-        for j in range(whole, n, width):
-            mask = vectors.first(n - j, tag)
-            _pull(a, b, c, out, of_r, j, words, pull, bent, mask, tag)
+        for c in range(channels):
+            if asks:
+                fetch_next(x, k, c, n, hop, tag)
+                fetch_next(dy, k, c, n, hop, tag)
+            words, pull = in_words(line_of(w, c), tag), in_vectors(pull_of(w, c), tag)
+            a, b, g = place(x, k, c, tag), place(r, k, c, tag), place(dy, k, c, tag)
+            out, of_r = place(dx, k, c, tag), place(dr, k, c, tag)
+            _spread_one(a, b, g, out, of_r, n, words, pull, bent, streams, tag)
 
 
 @mapping
 def spread(
-    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, count: Any, n: Any, line: Any, pull: Any,
+    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
     streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """``dx = scale g - (a + b xhat)`` with ``pull = (a, b, invstd)``, and ``dr = g``.
+    """``dx = scale g - (a + b xhat)``, and ``dr = g``.
 
     There is a gradient of the residual where there is one.
     """
+    m = channels
     if r[0] != 0:
         streams = streams and (dx[0] - dr[0]) % LINE == 0
     if r[0] != 0 and flat(p):
-        _spread(x, r, dy, dx, dr, count, n, line, pull, bends(p, True, tag), streams, tag)
+        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, True, tag), streams, tag)
     elif r[0] != 0:
-        _spread(x, r, dy, dx, dr, count, n, line, pull, bends(p, False, tag), streams, tag)
+        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, False, tag), streams, tag)
     elif flat(p):
-        _spread(x, None, dy, dx, None, count, n, line, pull, bends(p, True, tag), streams, tag)
+        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, True, tag), streams, tag)
     else:
-        _spread(x, None, dy, dx, None, count, n, line, pull, bends(p, False, tag), streams, tag)
+        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, False, tag), streams, tag)

@@ -1,7 +1,8 @@
-"""Sums over segments of one channel.
+"""Sums over segments, of one channel after the other.
 
-Tensors are given as ``(address, step, beyond)``: of a part's first segment, and how many elements
-later the next one begins, and the next channel's; a residual that there is not as None.
+Tensors are given as ``(address, step, beyond)``: of the first channel's first segment in a part,
+and how many elements later its next one begins, and the next channel's; a residual that there is
+not as None. w is the address of the channels' constants, to which the sums are added.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import after, ask, hop
 from batchnorm.kernels._numba_bend import bends, flat
+from batchnorm.kernels._numba_constants import add_to, line_of, shift_of
 from batchnorm.kernels._numba_line import gradient, in_words
 from batchnorm.kernels._numba_math import inline_mapping, mapping
+from batchnorm.kernels._numba_memory import at
 from batchnorm.kernels._numba_scalar import narrow
 from batchnorm.kernels._numba_segments import place
 
@@ -38,11 +41,11 @@ def _settle(sums: Any, lanes: Any, held: Any, tag: Any) -> Any:
 
 
 @inline_mapping
-def _ahead(of: Any, k: Any, ahead: Any, far: Any, tag: Any) -> Any:
-    """Where the segment lies that is to be asked for at the k-th."""
+def _ahead(of: Any, k: Any, c: Any, ahead: Any, far: Any, tag: Any) -> Any:
+    """Where the segment lies that is to be asked for at the k-th of channel c."""
     if of is None:
         return None
-    return after(of[0], of[1], of[2], k, ahead, tag) if far else 0
+    return after(at(of[0], c * of[2], tag), of[1], of[2], k, ahead, tag) if far else 0
 
 
 @inline_mapping
@@ -60,15 +63,15 @@ def _deviate(
     return s, q, t, u
 
 
-@mapping
-def measure(p: Any, x: Any, count: Any, n: Any, shift: Any, far: Any, tag: Any) -> Any:
-    """Sums of ``x - shift`` and of its square over `count` segments of n."""
+@inline_mapping
+def _measured(
+    x: Any, c: Any, count: Any, n: Any, shift: Any, ahead: Any, far: Any, tag: Any
+) -> Any:
     zero, near = vectors.filled(0.0, tag), vectors.filled(shift, tag)
     sums, lanes, held = (0.0, 0.0), (zero, zero, zero, zero), 0
     whole, mask, rest, both = vectors.pairs(n, tag)
-    ahead = hop(p, count, n)
     for k in range(count):
-        here, later = place(x, k, tag), _ahead(x, k, ahead, far, tag)
+        here, later = place(x, k, c, tag), _ahead(x, k, c, ahead, far, tag)
         for j in range(0, whole, 2 * vectors.lanes(tag)):
             if far:
                 ask(later, j, tag)
@@ -81,6 +84,15 @@ def measure(p: Any, x: Any, count: Any, n: Any, shift: Any, far: Any, tag: Any) 
             sums, lanes, held = _settle(sums, lanes, held + 1, tag)
     s, q = _total(lanes)
     return sums[0] + s, sums[1] + q
+
+
+@mapping
+def measure(p: Any, x: Any, channels: Any, count: Any, n: Any, w: Any, far: Any, tag: Any) -> None:
+    """Add sums of ``x - shift`` and of its square over `count` segments of n."""
+    ahead = hop(p, count, n) if far else (0, 0, 0, 0)
+    for c in range(channels):
+        s, q = _measured(x, c, count, n, shift_of(w, c), ahead, far, tag)
+        add_to(w, c, float(count * n), s, q)
 
 
 @inline_mapping
@@ -110,40 +122,53 @@ def _ask(x: Any, r: Any, dy: Any, j: Any, tag: Any) -> None:
 
 
 @inline_mapping
-def _reduce(
-    p: Any, x: Any, r: Any, dy: Any, count: Any, n: Any, line: Any, bent: Any, far: Any, tag: Any
-) -> Any:
+def _reduced(
+    x: Any, r: Any, dy: Any, c: Any, count: Any, n: Any, line: Any, bent: Any, ahead: Any,
+    far: Any, tag: Any,
+) -> Any:  # fmt: skip
     zero, words = vectors.filled(0.0, tag), in_words(line, tag)
     sums, lanes, held = (0.0, 0.0), (zero, zero, zero, zero), 0
     whole, mask, rest, both = vectors.pairs(n, tag)
-    ahead = hop(p, count, n)
     for k in range(count):
-        a, b, c = place(x, k, tag), place(r, k, tag), place(dy, k, tag)
-        of_x, of_r = _ahead(x, k, ahead, far, tag), _ahead(r, k, ahead, far, tag)
-        of_dy = _ahead(dy, k, ahead, far, tag)
+        a, b, d = place(x, k, c, tag), place(r, k, c, tag), place(dy, k, c, tag)
+        of_x, of_r = _ahead(x, k, c, ahead, far, tag), _ahead(r, k, c, ahead, far, tag)
+        of_dy = _ahead(dy, k, c, ahead, far, tag)
         for j in range(0, whole, 2 * vectors.lanes(tag)):
             if far:
                 _ask(of_x, of_r, of_dy, j, tag)
-            lanes = _collect(a, b, c, j, words, bent, lanes, None, None, True, tag)
+            lanes = _collect(a, b, d, j, words, bent, lanes, None, None, True, tag)
             sums, lanes, held = _settle(sums, lanes, held + 1, tag)
         if whole < n:
             if far:
                 _ask(of_x, of_r, of_dy, whole, tag)
-            lanes = _collect(a, b, c, whole, words, bent, lanes, mask, rest, both, tag)
+            lanes = _collect(a, b, d, whole, words, bent, lanes, mask, rest, both, tag)
             sums, lanes, held = _settle(sums, lanes, held + 1, tag)
     s, q = _total(lanes)
     return sums[0] + s, sums[1] + q
 
 
+@inline_mapping
+def _reduce(
+    p: Any, x: Any, r: Any, dy: Any, channels: Any, count: Any, n: Any, w: Any, bent: Any,
+    far: Any, tag: Any,
+) -> None:  # fmt: skip
+    ahead = hop(p, count, n) if far else (0, 0, 0, 0)
+    for c in range(channels):
+        s, q = _reduced(x, r, dy, c, count, n, line_of(w, c), bent, ahead, far, tag)
+        add_to(w, c, 0.0, s, q)
+
+
 @mapping
 def reduce(
-    p: Any, x: Any, r: Any, dy: Any, count: Any, n: Any, line: Any, far: Any, tag: Any
-) -> Any:
-    """Sums of g and of ``g (x - mean)`` over `count` segments of n."""
+    p: Any, x: Any, r: Any, dy: Any, channels: Any, count: Any, n: Any, w: Any, far: Any, tag: Any
+) -> None:
+    """Add sums of g and of ``g (x - mean)`` over `count` segments of n."""
     if r[0] != 0:
         if flat(p):
-            return _reduce(p, x, r, dy, count, n, line, bends(p, True, tag), far, tag)
-        return _reduce(p, x, r, dy, count, n, line, bends(p, False, tag), far, tag)
-    if flat(p):
-        return _reduce(p, x, None, dy, count, n, line, bends(p, True, tag), far, tag)
-    return _reduce(p, x, None, dy, count, n, line, bends(p, False, tag), far, tag)
+            _reduce(p, x, r, dy, channels, count, n, w, bends(p, True, tag), far, tag)
+        else:
+            _reduce(p, x, r, dy, channels, count, n, w, bends(p, False, tag), far, tag)
+    elif flat(p):
+        _reduce(p, x, None, dy, channels, count, n, w, bends(p, True, tag), far, tag)
+    else:
+        _reduce(p, x, None, dy, channels, count, n, w, bends(p, False, tag), far, tag)

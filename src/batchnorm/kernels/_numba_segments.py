@@ -11,8 +11,8 @@ from batchnorm.kernels._numba_memory import WIDE, at
 @mapping
 def bounds(p: Any, part: Any) -> Any:
     """Where a part begins (outer and inner), how many segments it has, and their length."""
-    if p.inner == 0:
-        return 0, 0, 0, 0
+    if p.parts == 1 or p.inner == 0:
+        return 0, 0, p.outer, p.inner
     if p.inner <= p.span:
         each = p.span // p.inner
         return part * each, 0, min(each, p.outer - part * each), p.inner
@@ -23,11 +23,11 @@ def bounds(p: Any, part: Any) -> Any:
 
 
 @inline_mapping
-def place(of: Any, k: Any, tag: Any) -> Any:
-    """The address of the k-th of some segments, given as ``(address, step, beyond)`` or None."""
+def place(of: Any, k: Any, c: Any, tag: Any) -> Any:
+    """The address of channel c in the k-th of some segments; None of None."""
     if of is None:
         return None
-    return at(of[0], k * of[1], tag)
+    return at(of[0], k * of[1] + c * of[2], tag)
 
 
 @mapping

@@ -88,6 +88,7 @@ def _comparison(operation: Any, name: str) -> None:
 _arithmetic(operator.add, "fadd")
 _arithmetic(operator.sub, "fsub")
 _arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")
 _comparison(operator.gt, ">")
 _comparison(operator.lt, "<")
 
@@ -145,6 +146,19 @@ def choose(typing: Any, condition: Any, yes: Any, no: Any) -> Any:
         return builder.select(*arguments)
 
     return yes(condition, yes, yes), generate
+
+
+@intrinsic
+def root(typing: Any, vector: Any) -> Any:
+    """The square roots."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        of = ir.FunctionType(vector.kind, [vector.kind])
+        element = "f32" if vector.of == types.float32 else "f64"
+        name = f"llvm.sqrt.v{vector.lanes}{element}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, of, name), arguments)
+
+    return vector(vector), generate
 
 
 @intrinsic
