@@ -6,6 +6,7 @@ import torch
 import oracle
 from batchnorm.kernels import (
     _layout,
+    _numba_constants,
     _numba_memory,
     _numba_row_blocks,
     _numba_row_columns,
@@ -105,7 +106,9 @@ def test_weights_and_inputs_of_every_scale(shape, kind):
 
 def test_buffers_hold_what_is_put_into_them():
     assert _numba_row_columns.VECTORS <= _numba_memory.TILES
-    assert _numba_row_blocks.SOME <= _numba_memory.TILE
+    room = _numba_memory.TILES * _numba_memory.TILE
+    assert _layout.GROUP <= _numba_constants.STEP
+    assert room >= _numba_row_columns.VECTORS * _numba_constants.STEP
     assert _layout._ROW <= _numba_memory.TILE
     assert _numba_memory.TILE % (2 * _numba_vector.BITS // 32) == 0  # sums go in whole vectors
     assert (
