@@ -176,7 +176,7 @@ def clear(w: Any, n: Any) -> None:
 
 @inline_mapping
 def add_to(w: Any, k: Any, count: Any, s: Any, q: Any) -> None:
-    """Add to the k-th channel's sums."""
+    """Add a part's sums to the k-th channel's: the same additions where parts are other tasks."""
     put(w, COUNT * STEP + k, load(w, COUNT * STEP + k, WIDE) + count, WIDE)
     put(w, rows.A * STEP + k, load(w, rows.A * STEP + k, WIDE) + s, WIDE)
     put(w, rows.B * STEP + k, load(w, rows.B * STEP + k, WIDE) + q, WIDE)

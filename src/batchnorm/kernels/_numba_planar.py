@@ -36,11 +36,12 @@ def measure_weighted(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any
         return
     o, i, count, n = segments.bounds(p, part)
     for b in range(channels):
+        shift, total, s, q = constants.shift_of(w, b), 0.0, 0.0, 0.0
         for k in range(count):
             x, _, _, _, _, weights = segments.offsets(p, o + k, c + b, i, tag)
-            shift = constants.shift_of(w, b)
-            total, s, q = general.measure_weighted(x, weights, n, shift, tag)
-            constants.add_to(w, b, total, s, q)
+            more, ds, dq = general.measure_weighted(x, weights, n, shift, tag)
+            total, s, q = total + more, s + ds, q + dq
+        constants.add_to(w, b, total, s, q)
 
 
 @mapping
@@ -89,15 +90,16 @@ def reduce_general(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, 
     """As `reduce`, with any activation and mask."""
     o, i, count, n = segments.bounds(p, part)
     for b in range(channels):
-        line = constants.line_of(w, b)
+        line, s, q = constants.line_of(w, b), 0.0, 0.0
         for k in range(count):
             for start in range(0, n, TILE):
                 m = min(TILE, n - start)
                 x, r, dy, _, _, weights = segments.offsets(p, o + k, c + b, i + start, tag)
                 general.line_up(x, m, line, work[0], tag)
                 general.to_gradient(work[0], m, r, dy, weights, p.activation, p.slope, tag)
-                s, q = general.reduce_gradient(x, work[0], weights, m, line[0], tag)
-                constants.add_to(w, b, 0.0, s, q)
+                ds, dq = general.reduce_gradient(x, work[0], weights, m, line[0], tag)
+                s, q = s + ds, q + dq
+        constants.add_to(w, b, 0.0, s, q)
 
 
 @mapping

@@ -48,7 +48,7 @@ def planar_reduce(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, t
     far, hop = ahead.far(p, ahead.FAR, tag), ahead.hop(p, count, n)
     for b in range(channels):
         words, slopes = _in_words(constants.line_of(w, b)[0], p.slope, tag)
-        first = offsets(p, o, c + b, i, tag)
+        first, s, q = offsets(p, o, c + b, i, tag), 0.0, 0.0
         for k in range(count):
             for start in range(0, n, RUN):
                 m = min(RUN, n - start)
@@ -59,10 +59,11 @@ def planar_reduce(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, t
                     later = ahead.after(first[2], p.dy_outer, p.dy_channel, k, hop, tag)
                     ahead.fetch(at(later, start, tag), m, tag)
                 if p.activation == ELU:
-                    s, q = _sum(y, dy, m, words, slopes, undo.elu, tag)
+                    ds, dq = _sum(y, dy, m, words, slopes, undo.elu, tag)
                 else:
-                    s, q = _sum(y, dy, m, words, slopes, undo.bend, tag)
-                constants.add_to(w, b, 0.0, s, q)
+                    ds, dq = _sum(y, dy, m, words, slopes, undo.bend, tag)
+                s, q = s + ds, q + dq
+        constants.add_to(w, b, 0.0, s, q)
 
 
 @mapping
