@@ -15,13 +15,13 @@ import numpy as np
 from batchnorm.kernels._activation import KINDS
 from batchnorm.kernels._numba_scalar import either, like, polynomial, power_of_two
 
+# No one calls these from Python or C, for which Numba would compile a wrapper to each.
+_INSIDE = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # Sums may be reordered, and nothing else; NaN, infinities and signed zeros keep their meaning.
-summing: Any = numba.njit(fastmath={"reassoc", "contract"}, error_model="numpy", nogil=True)
-mapping: Any = numba.njit(fastmath={"contract"}, error_model="numpy", nogil=True)
+summing: Any = numba.njit(fastmath={"reassoc", "contract"}, **_INSIDE)
+mapping: Any = numba.njit(fastmath={"contract"}, **_INSIDE)
 # The same as part of whatever calls them: no vector goes through a call.
-inline_mapping: Any = numba.njit(
-    fastmath={"contract"}, error_model="numpy", nogil=True, forceinline=True
-)
+inline_mapping: Any = numba.njit(fastmath={"contract"}, forceinline=True, **_INSIDE)
 
 _KIND = {kind: code for code, kind in enumerate(KINDS)}
 IDENTITY, RELU, RELU6, LEAKY = (_KIND[k] for k in ("identity", "relu", "relu6", "leaky_relu"))
