@@ -21,6 +21,7 @@ PAGE, KEPT, README = ROOT / "docs/claims.md", ROOT / "docs/claims", ROOT / "READ
 OTHERS = "other_*"  # runs on other seeds; several of the same scale are numbered
 BEGIN, END = "<!-- claims -->\n", "<!-- /claims -->\n"
 MOST = 2_000_000  # bytes of a run that are committed
+RULE = "supported if all of it is"
 KEY = 12  # digits of a trial's key that are kept: they tell trials apart, and do not pack
 SCALES = (
     "It is of another scale, with fewer steps and examples, so that what differs may be the training's "
@@ -50,14 +51,25 @@ def tallied(verdicts):
 
 def table(head):
     """One row a claim, by its headline."""
-    lines = [row("", "what is taught", "what was tried first", "by how much", "interval", "verdict", "all measures"),
-             row("---", "---", "---", "---:", "---:", "---", "---")]  # fmt: skip
+    lines = [row("", "what is taught", "what was tried first", "by how much", "interval", RULE, "verdict", "all measures"),
+             row("---", "---", "---", "---:", "---:", "---", "---", "---")]  # fmt: skip
     for study in head["studies"]:
         first = study["verdicts"][0]  # every study of a run that is shown has some
         tried = typeset(first["claim"].rstrip("."))
-        cells = study["lecture"], study["title"], tried, value(first), interval(first)
+        cells = study["lecture"], study["title"], tried, value(first), interval(first), rule(first)
         lines.append(row(*cells, f"**{word(study)}**", tallied(study["verdicts"])))
     return "\n".join(lines) + "\n"
+
+
+def rule(one):
+    """What its interval must be for "supported": it tells which way is good, too.
+
+    >>> rule({"threshold": "supported: the whole interval at -2 points or above, not closer; contradicted: ..."})
+    '−2 points or above'
+    >>> rule({"threshold": "supported: the whole interval within 0.05 of -0.5; contradicted: ..."})
+    'within 0.05 of −0.5'
+    """
+    return typeset(re.match(r"supported: the whole interval (?:at )?([^,;]+)", one["threshold"])[1])
 
 
 def over_seeds(one, again):
@@ -70,11 +82,11 @@ def over_seeds(one, again):
 def section(study, other):
     """A claim: what was said, and every measure."""
     lines = [f"## {study['title']} ({study['lecture']}, `{study['name']}`)", "", study["claim"], ""]
-    titles = ["measure", "value", "interval", "verdict"] + (["on other seeds"] if other else [])
-    lines += [row(*titles), row("---", "---:", "---:", "---", *["---"] * bool(other))]
+    titles = ["measure", "value", "interval", RULE, "verdict", *["on other seeds"] * bool(other)]
+    lines += [row(*titles), row("---", "---:", "---:", *["---"] * (len(titles) - 3))]
     for one in study["verdicts"]:
         again = other.get((one["study"], one["metric"]))
-        cells = [one["metric"], value(one), interval(one), over_seeds(one, again)]
+        cells = [one["metric"], value(one), interval(one), rule(one), over_seeds(one, again)]
         if other:
             cells.append(f"{again['verdict']}, {value(again)}" if again else "not measured")
         lines.append(row(*cells))
@@ -146,10 +158,12 @@ def page(head, others):
         f"From a run of `batchnorm study --scale {head['scale']}` on {date(head['finished'])}: {head['trials']} "
         f"training runs on seeds {seeds[0]} to {seeds[-1]}; torch {head['torch']}, "
         f"{head['machine']['cpu']}, {head['machine']['cores']} cores. Data: {head['data']}. "
-        "A number is the median over paired seeds and says how far the sentence before it holds, or how large the "
-        "measure of that name is: × times fewer, less, wider or deeper; points are per cent of accuracy; a decade is "
-        "a factor of ten; σ are standard deviations of the hidden unit. Thresholds were fixed in code before the run; "
-        "how each is measured stands in the page that a run leaves (`batchnorm report`).",
+        "A number is the median over paired seeds of what the sentence or the measure's name before it says: × times "
+        "fewer, less, wider or deeper; points are per cent of accuracy, below zero where what is named as lost was "
+        "won, or the other way round; a decade is a factor of ten; σ are standard deviations of the hidden unit. "
+        "Which way is good differs from one measure to the next: "
+        f'under *{RULE}* stands what the whole interval must be for "supported". These thresholds were fixed in '
+        "code before the run; how each is measured stands in the page that a run leaves (`batchnorm report`).",
         "",
         table(head),
     ]

@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import math
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 SCRIPT = Path(__file__).parent.parent / "benchmarks/claims.py"
 
 
@@ -54,6 +56,31 @@ def test_what_other_seeds_decided_otherwise_is_inconclusive(claims):
         claims.over_seeds(one, {"verdict": "contradicted"})
         == "inconclusive (supported on these seeds)"
     )
+
+
+def test_which_way_is_good_stands_beside_each_number(claims):
+    """Supported is what keeps the rule in its row; what is decided otherwise breaks it."""
+    head, _ = claims.read(claims.KEPT / "full")
+    for study in head["studies"]:
+        for one in study["verdicts"]:
+            if one["verdict"] == "inconclusive":
+                continue
+            kept = keeps(one, claims.rule(one))
+            assert kept is (one["verdict"] == "supported"), one
+            assert f" | {claims.rule(one)} | " in claims.section(study, {})
+
+
+def keeps(one, rule):
+    low, high = (
+        one[name] if one[name] is not None else sign * math.inf
+        for name, sign in (("low", -1), ("high", 1))
+    )
+    plain = rule.replace("\N{MINUS SIGN}", "-").replace("10⁻", "1e-")
+    first, *more = map(float, re.findall(r"-?\d+(?:\.\d+)?(?:e-\d+)?", plain.translate(LOWERED)))
+    if more:
+        first *= more[0] / 100 if " % " in plain else 1
+        return more[0] - first <= low <= high <= more[0] + first
+    return low >= first if plain.endswith("or above") else high <= first
 
 
 def test_a_measure_of_two_other_runs_is_that_of_the_same_scale(claims):
