@@ -14,6 +14,7 @@ SOURCE = Path(batchnorm.__file__).parent
 
 # What each part may import of ours, beside itself.
 ARROWS = {
+    "_extras": set(),
     "_version": set(),
     "equations": set(),
     "moments": set(),
@@ -26,11 +27,12 @@ ARROWS = {
     "graph": {"copies"},
     "surgery": {"copies", "functional", "graph", "layers", "moments"},
     "named": set(),
-    "data": {"named"},
+    "data": {"_extras", "named"},
     "train": {"copies", "data"},
     "charts": set(),
     "report": set(),
     "studies": {
+        "_extras",
         "charts",
         "copies",
         "data",
@@ -44,7 +46,7 @@ ARROWS = {
     },
     "screen": {"studies"},
     "cli": {"report", "screen", "studies"},
-    "__main__": {"cli"},
+    "__main__": {"_extras", "cli"},
     "__init__": {
         "_version",
         "functional",

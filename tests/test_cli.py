@@ -377,6 +377,31 @@ def test_help_and_version(capsys):
     assert "--seed" in shown
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--version"], 0, r"batchnorm \d+\.\d+\.\d+"),
+        (
+            ["study"],
+            2,
+            r"batchnorm: the command line needs typer: pip install '\.\[study\]' in the .*",
+        ),
+    ],
+)
+def test_without_its_libraries_the_way_to_get_them_is_one_that_there_is(
+    monkeypatch, capsys, words, code, said
+):
+    from batchnorm.__main__ import main
+
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "batchnorm.cli")
+    monkeypatch.setattr(sys, "argv", ["batchnorm", *words])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == code
+    assert re.fullmatch(said, "".join(capsys.readouterr()).rstrip())
+
+
 def module(*words, **options):
     command = [sys.executable, "-m", "batchnorm", *words]
     return subprocess.Popen(

@@ -1,6 +1,9 @@
 """``python -m batchnorm`` and the ``batchnorm`` command."""
 
 import sys
+from importlib.metadata import version
+
+from batchnorm._extras import way
 
 
 def main() -> None:
@@ -10,12 +13,17 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        print(
-            f"batchnorm: the command line needs {error.name}: pip install 'batchnorm[study]'",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        sys.exit(_without(error.name))
     sys.exit(run(sys.argv[1:]))
+
+
+def _without(library: str) -> int:
+    """What can be said without the command line's libraries; the exit code."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"batchnorm {version('batchnorm')}")
+        return 0
+    print(f"batchnorm: the command line needs {library}: {way('study')}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

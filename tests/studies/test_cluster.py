@@ -219,4 +219,4 @@ def test_what_is_wrong_with_a_cluster_is_one_line(tmp_path, monkeypatch, capsys,
 def test_without_dask_the_way_to_get_it_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert run(["study", "--dask", "tcp://127.0.0.1:8786"]) == 2
-    assert "pip install 'batchnorm[dask]'" in capsys.readouterr().err
+    assert "pip install '.[dask]' in the folder of batchnorm's source" in capsys.readouterr().err

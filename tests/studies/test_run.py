@@ -452,5 +452,7 @@ def test_a_missing_library_is_named_with_the_way_to_get_it(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "loky" else real(name)
     )
-    with pytest.raises(ImportError, match=r"need loky, not installed here: pip install 'batchnorm"):
+    with pytest.raises(
+        ImportError, match=r"need loky, not installed here: pip install '\.\[study\]' in the folder"
+    ):
         study("speed")

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from batchnorm._extras import way
+
 Arrays = tuple[Tensor, Tensor]
 TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100", "USPS")
 
@@ -29,8 +31,7 @@ def _parse_scikit(name: str, loader: str) -> tuple[np.ndarray, np.ndarray]:
         from sklearn import datasets  # which alone takes a second
     except ImportError as error:
         raise ValueError(
-            f"data {name!r} comes with scikit-learn, which is not installed: "
-            "pip install 'batchnorm[study]'"
+            f"data {name!r} comes with scikit-learn, which is not installed: {way('study')}"
         ) from error
 
     return getattr(datasets, loader)(return_X_y=True)

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from batchnorm._extras import way
 from batchnorm.studies._context import base
 
 PATIENCE = 10  # seconds: as long for a scheduler to answer
@@ -34,7 +35,7 @@ def cluster(address: str) -> Generator[Executor]:
         from distributed import Client
     except ImportError as error:
         raise ImportError(
-            f"--dask needs {error.name}, not installed here: pip install 'batchnorm[dask]'"
+            f"--dask needs {error.name}, not installed here: {way('dask')}"
         ) from error
     client = Client.__new__(Client)
     try:
@@ -92,7 +93,7 @@ def _check(client: Any, address: str) -> None:
         if isinstance(there, BaseException):
             raise ValueError(
                 f"the Dask worker {worker} cannot run trials ({type(there).__name__}: {there}): "
-                "install this batchnorm on every worker, pip install 'batchnorm[study]'"
+                f"install this batchnorm on every worker, {way('study')}"
             )
         if there != here:
             raise ValueError(

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchnorm._extras import way
+
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
@@ -240,6 +242,4 @@ def remeasure(folder: str | Path) -> Run:
 def _check_installed() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ImportError(
-            f"studies need {', '.join(missing)}, not installed here: pip install 'batchnorm[study]'"
-        )
+        raise ImportError(f"studies need {', '.join(missing)}, not installed here: {way('study')}")
