@@ -109,6 +109,29 @@ def test_every_measure_was_looked_at_on_other_seeds_at_the_same_scale(claims):
     assert not {seed for run in runs for seed in run["seeds"]} & set(head["seeds"])
 
 
+def test_what_the_readme_says_of_the_quick_look(claims):
+    full, quick = (
+        claims.read(claims.KEPT / name)[0]["studies"] for name in ("full", "other_quick")
+    )
+    counts = [sum(len(study["verdicts"]) for study in studies) for studies in (quick, full)]
+    pairs = [[claims.word(study) for study in both] for both in zip(quick, full, strict=True)]
+    apart = [one for one, other in pairs if one != other]
+    assert set(apart) == {"inconclusive"}
+    text = " ".join(claims.README.read_text().split())
+    assert (
+        "{} against {}: it leaves the sigmoid network out of four studies".format(*counts) in text
+    )
+    assert f"Of the {len(pairs)} verdicts above it leaves {len(apart)} inconclusive" in text
+    left = {
+        (one["name"], verdict["metric"].split(", ")[-1])
+        for one, other in zip(full, quick, strict=True)
+        for verdict in one["verdicts"]
+        if verdict["metric"] not in [v["metric"] for v in other["verdicts"]]
+    }
+    assert len([name for name, network in left if network == "sigmoid"]) == 4
+    assert {name for name, network in left if network != "sigmoid"} == {"dropout"}
+
+
 def test_every_study_has_its_verdicts(claims):
     from batchnorm.studies._asked import STUDIES
 

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,14 @@ def shown(verdicts, width=100):
     file = StringIO()
     Console(file=file, width=width).print(findings(Run(Path("r"), verdicts, titles=TITLES), width))
     return file.getvalue()
+
+
+def test_a_quick_look_is_said_to_be_one(called, capsys):
+    told = "A quick look, of few seeds, short training and fewer measures: for numbers to rely on,"
+    for words, quick in ((["study"], True), (["study", "--scale", "full"], False)):
+        assert run(words) == 0
+        lines = " ".join(capsys.readouterr().out.split())
+        assert (f"{told} --scale full The page: " in lines) is quick
 
 
 def test_what_weakens_a_verdict_stands_below_its_table_once():
@@ -375,6 +384,16 @@ def test_help_and_version(capsys):
     shown = capsys.readouterr().out
     assert "DIR" in shown
     assert "--seed" in shown
+
+
+@pytest.mark.parametrize("words", [["--help"], ["study", "--help"], ["report", "--help"]])
+def test_help_fills_its_lines(capsys, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(words) == 0
+    told = capsys.readouterr().out.split("Usage: ")[1].split("\u256d")[0].splitlines()[1:]
+    for line, after in pairwise(line.strip() for line in told):
+        if line and after:  # a paragraph goes on: its next word had no room
+            assert len(line) + len(" " + after.split()[0]) > 70, line
 
 
 @pytest.mark.parametrize(

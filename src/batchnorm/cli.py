@@ -1,8 +1,10 @@
 """The command line: parse, call one public function, print."""
 
 import errno
+import inspect
 import shlex
 import sys
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
@@ -22,6 +24,13 @@ app = typer.Typer(
 )
 
 
+def flowing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command with a line a paragraph in its docstring: typer keeps breaks, and wraps again."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    command.__doc__ = "\n\n".join(" ".join(lines.split()) for lines in paragraphs)
+    return command
+
+
 def run(arguments: list[str]) -> int:
     """The command line; returns the exit code.
 
@@ -37,6 +46,7 @@ def run(arguments: list[str]) -> int:
 
 
 @app.callback(invoke_without_command=True)
+@flowing
 def batchnorm(
     context: typer.Context,
     show_version: Annotated[
@@ -73,7 +83,7 @@ Model = Annotated[
         metavar="MODEL",
         help="cnn, a small convolutional network; or your own, module:function: a function without "
         "arguments that returns a torch.nn.Module. Batch norm is put into it for you, or taken out "
-        "where it has some. Left out: the small networks of the studies.",
+        "where it has some. Left out, or mlp: the small fully connected networks of the studies.",
         show_default=False,
     ),
 ]
@@ -125,6 +135,7 @@ Fresh = Annotated[
     "[bold]batchnorm study speed --model mine:net --data CIFAR10 --scale full[/]\n\n"
     "Stopped? The same command goes on where it was."
 )
+@flowing
 def study(
     names: Names = None,
     listed: Listed = False,
@@ -163,7 +174,7 @@ def study(
             )
             return 130
     console = Console()
-    console.print(findings(found, console.width))
+    console.print(findings(found, console.width, quick=scale == "quick"))
     # Not through Rich, which would break a long path into two lines.
     print(f"The page: {found.report}")
     return 1 if found.failed else 0
@@ -183,6 +194,7 @@ def _executor(dask: str | None) -> AbstractContextManager[Executor | None]:
 
 
 @app.command()
+@flowing
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")],
     measure: Annotated[

@@ -14,17 +14,23 @@ COLORS = {
     "contradicted": "red",
     "inconclusive": "cyan",
 }
+QUICK = (
+    "A quick look, of few seeds, short training and fewer measures: for numbers to rely on, "
+    "--scale full"
+)
 DETAILED = 3  # of so many studies everything is shown; of more, a line each
 
 
-def findings(run: Run, width: int) -> RenderableType:
+def findings(run: Run, width: int, *, quick: bool = False) -> RenderableType:
     """What was found: of a few studies all of it, of many the headline of each.
 
     Args:
         run: what was found.
         width: of the terminal; a narrow one gets the numbers under the words.
+        quick: it was a quick look, which is said.
     """
-    return _detailed(run, width) if len(run.titles) <= DETAILED else _headlines(run, width)
+    found = _detailed(run, width) if len(run.titles) <= DETAILED else _headlines(run, width)
+    return Group(found, Text(QUICK, "yellow")) if quick and run.verdicts else found
 
 
 def _headlines(run: Run, width: int) -> RenderableType:
