@@ -44,7 +44,7 @@ ARROWS = {
         "surgery",
         "train",
     },
-    "screen": {"studies"},
+    "screen": {"report", "studies"},
     "cli": {"report", "screen", "studies"},
     "__main__": {"_extras", "cli"},
     "__init__": {

@@ -73,7 +73,12 @@ def test_without_a_terminal_there_are_plain_lines(called, capsys):
     ]
     out = shown.out.splitlines()
     assert out[-1] == "The page: runs/study/report.html"
-    for words in ("supported", "3.2 times [2.8, 3.9]", "not measured", "1.5 decades [1, open]"):
+    for words in (
+        "supported",
+        "3.20 times [2.80 to 3.90]",
+        "not measured",
+        "1.50 decades [1.00 or more]",
+    ):
         assert words in shown.out
 
 
@@ -137,11 +142,11 @@ def test_a_quick_look_is_said_to_be_one(called, capsys):
 def test_what_weakens_a_verdict_stands_below_its_table_once():
     weak = [replace(verdict, caution=FEW) for verdict in VERDICTS[:2]]
     text = shown([*weak, VERDICTS[2]])
-    assert re.search(r"3.2 times \[2.8, 3.9\] \(1\)\s", text)
+    assert re.search(r"3.20 times \[2.80 to 3.90\] \(1\)\s", text)
     assert "not measured (1)" in text
     assert text.count(FEW) == 1
     assert f"(1) {FEW}" in text
-    assert "decades [1, open] (" not in text
+    assert "decades [1.00 or more] (" not in text
 
 
 def test_a_value_that_is_only_known_to_be_less_or_more_is_not_shown_as_one():
@@ -151,15 +156,15 @@ def test_a_value_that_is_only_known_to_be_less_or_more_is_not_shown_as_one():
         replace(VERDICTS[0], value=None, low=None, high=0.0),
     ]
     text = shown(bounds)
-    for words in ("at most 0.84 times", "at least 2 times", "at most 0 times"):
+    for words in ("at most 0.840 times", "at least 2.00 times", "at most 0 times"):
         assert words in text
 
 
 def test_a_number_without_a_unit_has_one_space_before_its_interval():
     bare = [replace(VERDICTS[0], unit=""), replace(VERDICTS[0], unit="", value=None, low=None)]
     text = shown(bare)
-    assert "3.2 [2.8, 3.9]" in text
-    assert re.search("at most 3.9 *$", text, re.MULTILINE)
+    assert "3.20 [2.80 to 3.90]" in text
+    assert re.search("at most 3.90 *$", text, re.MULTILINE)
 
 
 def test_what_stands_in_brackets_is_said_as_the_run_says_it():
@@ -182,6 +187,29 @@ def test_the_best_so_far_is_said_of_training_alone(capsys):
     drawn = StringIO()
     Console(file=drawn, width=80).print(watched._drawn())
     assert "93.4 %" not in drawn.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("now", "starting"),
+    [
+        (Progress("trials", 0, 3, 0), True),
+        (Progress("trials", 3, 3, 3), False),
+        (Progress("page", 0, 1, 3), False),
+    ],
+)
+def test_processes_start_only_where_trials_are_left(now, starting):
+    console = Console(file=StringIO(), width=80, force_terminal=True)
+    watched = Watched(console)
+    watched.now = now
+    console.print(watched._drawn())
+    assert ("Starting the processes" in console.file.getvalue()) is starting
+
+
+def test_numbers_are_those_of_the_page():
+    ends = replace(VERDICTS[0], value=1.58, low=None, high=2.54, unit="×")
+    text = shown([replace(ends, value=9.5, low=9.0, high=10.0), *VERDICTS[1:]])
+    assert "9.5× [9.0 to 10.0]" in text
+    assert "1.58× [2.54 or less]" in shown([ends, *VERDICTS[1:]])
 
 
 def test_a_failed_study_is_in_the_table_and_in_the_exit_code(monkeypatch, capsys):
@@ -213,7 +241,7 @@ def test_everything_fits_the_terminal(width):
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
     assert max(map(len, text.splitlines())) <= width
     assert "37/120" in text
-    assert "3.2 times [2.8, 3.9]" in " ".join(text.split())
+    assert "3.20 times [2.80 to 3.90]" in " ".join(text.split())
     assert "x x x" in text
     assert "93.4 %" in text
 
@@ -283,7 +311,7 @@ def test_of_many_studies_the_headlines_are_shown():
         assert len(text.splitlines()) <= most
         assert max(map(len, text.splitlines())) <= width
         shown = " ".join(text.split())
-        assert shown.count("steps, sigmoid, best rates: 3.2 times [2.8, 3.9] and 1 more") == 14
+        assert shown.count("steps, sigmoid, best rates: 3.20 times [2.80 to 3.90] and 1 more") == 14
         assert re.search(r"failed +Broken\s+ValueError: no way", text)
         assert re.search(r"does not apply +Not for you\s+your model is not deep", text)
         assert "28 measures are on the page, with what weakens 14 of them." in text

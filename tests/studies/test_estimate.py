@@ -4,6 +4,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # as worker processes find the f
 from fake_studies import Tiny, fake_study, go
 
 from batchnorm.data import load
-from batchnorm.studies import overview
+from batchnorm.studies import _workers, overview
 from batchnorm.studies._estimate import DRAWING, STARTING, Estimate, together
 from batchnorm.studies._trial import Trial
 
@@ -67,6 +68,25 @@ def test_trials_that_have_run_tell_better():
     estimate.learn(replace(own, options={"layers": 3}), 80.0)
     assert estimate.seconds([own]) == pytest.approx([80.0])
     assert first < 8
+
+
+def test_the_first_trials_of_a_process_do_not_tell_what_the_others_take(monkeypatch):
+    monkeypatch.setattr(_workers, "_begun", count())
+    told = [_workers.attempt(Tiny(seed=seed)).cold for seed in range(4)]
+    assert told == [True, True, False, False]
+    estimate = Estimate(load)
+    estimate.prepare([SMALL])
+    first = estimate.seconds([SMALL])
+    estimate.learn(SMALL, 46.0, cold=True)
+    assert estimate.seconds([SMALL]) == first
+    estimate.learn(SMALL, 7.0)
+    assert estimate.seconds([SMALL]) == [7.0]
+
+
+def test_where_nothing_else_is_known_they_do():
+    estimate = Estimate(load)
+    estimate.learn(SMALL, 46.0, cold=True)
+    assert estimate.seconds([SMALL]) == [46.0]
 
 
 def test_what_cannot_be_tried_is_left_to_its_trial():

@@ -9,6 +9,7 @@ from typing import Any
 Json = dict[str, Any]
 
 MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
+UNKNOWN = "–"
 MOST_DECIMALS, POINTS = 5, 2
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
@@ -30,7 +31,7 @@ def value(verdict: Json) -> str:
     value, low, high = _numbers(verdict)
     text = value or (f"at least {low}" if low else f"at most {high}" if high else "")
     unit = verdict["unit"]
-    return text + (unit if unit in ("×", "") else NO_BREAK + unit) if text else "–"
+    return text + (unit if unit in ("×", "") else NO_BREAK + unit) if text else UNKNOWN
 
 
 def interval(verdict: Json) -> str:
@@ -41,7 +42,7 @@ def interval(verdict: Json) -> str:
     """
     _, low, high = _numbers(verdict)
     if not low and not high:
-        return "–"
+        return UNKNOWN
     if not low or not high:
         return f"{low} or more" if low else f"{high} or less"
     return f"{low} to {high}"

@@ -1,10 +1,13 @@
 """What a run found, for a terminal."""
 
+from dataclasses import asdict
+
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from batchnorm.report._words import NO_BREAK, UNKNOWN, interval, value
 from batchnorm.studies import Run
 from batchnorm.studies._verdict import Verdict
 
@@ -118,12 +121,9 @@ def _add(table: Table, verdicts: list[Verdict], stacked: bool) -> Table:
 
 
 def _measured(verdict: Verdict) -> str:
-    value, low, high = verdict.value, verdict.low, verdict.high
-    if value is None and low is None and high is None:
-        return "not measured"
-    if value is None:
-        bound = f"at most {high:.3g}" if low is None else f"at least {low:.3g}"
-        return f"{bound} {verdict.unit}".rstrip()
-    ends = ["open" if end is None else f"{end:.3g}" for end in (low, high)]
-    interval = "" if ends == ["open", "open"] else f" [{ends[0]}, {ends[1]}]"
-    return f"{value:.3g} {verdict.unit}".rstrip() + interval
+    """Number and interval as the page has them."""
+    told = asdict(verdict)
+    measured, ends = value(told).replace(NO_BREAK, " "), interval(told)
+    if verdict.value is None:
+        return "not measured" if ends == UNKNOWN else measured
+    return measured if ends == UNKNOWN else f"{measured} [{ends}]"

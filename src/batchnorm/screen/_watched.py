@@ -155,7 +155,8 @@ class Watched:
         if self.now.stage == "timing":
             return Text("One training run at a time, for the seconds of a step", style="dim")
         if self.now.best is None:
-            return Text("Starting the processes ...", style="dim")
+            starts = self.now.stage == "trials" and self.now.done < self.now.total
+            return Text("Starting the processes ..." if starts else "", style="dim")
         accuracy, trial = self.now.best
         text = Text("Best so far ", style="dim")
         text.append(f"{100 * accuracy:.1f} %", style="bold green")

@@ -58,8 +58,14 @@ class Estimate:
                 pace = _tried(network, self.examples(network.data))
                 self.paces |= {} if pace is None else {network: pace}
 
-    def learn(self, trial: Trial, seconds: float) -> None:
-        """Take in what a trial took."""
+    def learn(self, trial: Trial, seconds: float, *, cold: bool = False) -> None:
+        """Take in what a trial took; of a cold one only where nothing else is known.
+
+        The first trials of a process load and compile: taken for all, they would foretell hours
+        where minutes are left.
+        """
+        if cold and self.paces:
+            return
         self.took[_kind(trial)].append(seconds)
 
     def seconds(self, trials: Iterable[Trial]) -> list[float] | None:

@@ -81,7 +81,7 @@ class Sitting:
         if outcome.failure is None:
             self.folder.add(key, asdict(self.trials[key]), outcome.rows)
             self.look_at(self.trials[key], outcome.rows)
-            self.estimate.learn(self.trials[key], outcome.seconds)
+            self.estimate.learn(self.trials[key], outcome.seconds, cold=outcome.cold)
             self.spent += outcome.seconds
         else:
             self.fail(key, outcome.failure)
@@ -202,7 +202,7 @@ class Sitting:
         if trials is None or timings is None or (missing and not side_by_side):
             return None
         share = 1 - timed if stage == "timing" else 1.0
-        starting = STARTING if missing and not self.estimate.took else 0.0
+        starting = STARTING if missing and not self.spent else 0.0
         around = starting + DRAWING * sum(part.status == "done" for part in self.parts)
         return around + together(trials, side_by_side or 1) + share * TIMES * sum(timings)
 

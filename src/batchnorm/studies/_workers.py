@@ -9,12 +9,15 @@ import warnings
 from collections.abc import Generator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from traceback import extract_tb
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from batchnorm.train import Row
+
+COLD = 2  # trials of a process: one without batch norm and one with it
 
 
 class Runs(Protocol):
@@ -24,11 +27,19 @@ class Runs(Protocol):
 
 
 class Outcome(NamedTuple):
-    """What came of one trial: rows and the seconds they took, or the reason why there are none."""
+    """What came of one trial: rows and the seconds they took, or the reason why there are none.
+
+    Args:
+        rows: of the trial.
+        seconds: they took.
+        failure: why there are no rows.
+        cold: one of the first in its process, which also load and compile what they call.
+    """
 
     rows: list[Row]
     seconds: float
     failure: str | None = None
+    cold: bool = False
 
 
 class Workers:
@@ -98,13 +109,15 @@ def attempt(trial: Runs) -> Outcome:
     """Run a trial, in a worker: an exception is an outcome; a number that is not finite is None."""
     # Seeds are global to a process, and so is the number of torch's threads.
     with _one_at_a_time:
+        cold = next(_begun) < COLD
         start = time.perf_counter()
         try:
             rows = trial.run()
         except (Exception, SystemExit) as error:
             return Outcome([], 0.0, reason(error))
         seconds = time.perf_counter() - start
-    return Outcome([{name: _finite(value) for name, value in row.items()} for row in rows], seconds)
+    told = [{name: _finite(value) for name, value in row.items()} for row in rows]
+    return Outcome(told, seconds, cold=cold)
 
 
 def reason(error: BaseException) -> str:
@@ -119,7 +132,7 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
 
 
-_one_at_a_time = threading.Lock()
+_one_at_a_time, _begun = threading.Lock(), count()
 
 
 def _finite(value: float | int | None) -> float | int | None:
