@@ -180,6 +180,37 @@ def test_first_and_second_derivatives_by_example():
     assert torch.autograd.gradgradcheck(f, (x, weight))
 
 
+@pytest.mark.parametrize("own_affine", [False, True])
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNorm2d])
+def test_domains_start_from_a_trained_layer(kind, own_affine):
+    """As docs/layers.md says."""
+    trained = kind(3)
+    model, x = nn.Sequential(nn.Conv2d(3, 3, 1), trained), torch.randn(6, 3, 4, 4)
+    with torch.no_grad():
+        trained.weight.uniform_(0.5, 2)
+        trained.bias.uniform_(-1, 1)
+    model.train()(x + 2)
+    expected = model.eval()(x)
+    layer = batchnorm.DomainBatchNorm2d(
+        trained.num_features,
+        2,
+        eps=trained.eps,
+        momentum=trained.momentum,
+        own_affine=own_affine,
+    )
+    state = trained.state_dict()
+    if not own_affine:
+        layer.load_state_dict({name: state.pop(name) for name in ("weight", "bias")}, strict=False)
+    for norm in layer.domains:
+        norm.load_state_dict(state)
+    model.set_submodule("1", layer)
+    model.eval()
+    for domain in (0, 1, torch.tensor([0, 1, 1, 0, 1, 0])):
+        with in_domain(model, domain):
+            torch.testing.assert_close(model(x), expected)
+    assert [n.num_batches_tracked.item() for n in layer.domains] == [1, 1]
+
+
 def test_domains_and_masks_together():
     layer, apart = DomainBatchNorm1d(3, domains=3), DomainBatchNorm1d(3, domains=3)
     x = torch.randn(8, 3, 4)
