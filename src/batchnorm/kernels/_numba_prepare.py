@@ -142,8 +142,8 @@ def prepare(
     if direction == "recover":
         bend = True  # its only kernel
     elif direction == "backward" and (out or out_residual):
-        # the quick kernel writes the gradient of x, and of the residual where there is one
-        bend = bend and out and (residual is None) == (not out_residual)
+        # the quick kernel writes the gradient of x, and the residual's only beside it
+        bend = bend and out and (residual is not None or not out_residual)
     like = planned.layout
     constants = (
         *(step or 0 for step in planned.outer_steps),

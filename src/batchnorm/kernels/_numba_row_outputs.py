@@ -115,7 +115,7 @@ def _pull(
     first, g = _pulled(x, r, dy, j, 0, line, pulls, bent, mask, tag)
     if len(rows) == 1:
         _put(dx, j, 0, first, mask, streams, tag)
-        if dr is not None:
+        if dr is not None and dr[0] != 0:
             _put(dr, j, 0, g, mask, streams, tag)
         return
     second, h = _pulled(x, r, dy, j, 1, line, pulls, bent, mask, tag)
@@ -125,7 +125,7 @@ def _pull(
     _put(dx, j, 1, second, mask, streams, tag)
     _put(dx, j, 2, third, mask, streams, tag)
     _put(dx, j, 3, fourth, mask, streams, tag)
-    if dr is not None:
+    if dr is not None and dr[0] != 0:
         _put(dr, j, 0, g, mask, streams, tag)
         _put(dr, j, 1, h, mask, streams, tag)
         _put(dr, j, 2, m, mask, streams, tag)
@@ -154,7 +154,7 @@ def spread(
     p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, far: Any,
     streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """``dx = scale g - (a + b xhat)`` in four rows, and ``dr = g`` where there is a residual."""
+    """``dx = scale g - (a + b xhat)`` in four rows, and ``dr = g`` unless its address is 0."""
     if r[0] != 0 and flat(p):
         _spread(x, r, dy, dx, dr, n, v, f, bends(p, True, tag), far, streams, FOUR, tag)
     elif r[0] != 0:

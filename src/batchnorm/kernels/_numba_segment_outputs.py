@@ -106,36 +106,36 @@ def normalize(
 @inline_mapping
 def _pull(
     x: Any, r: Any, dy: Any, dx: Any, dr: Any, j: Any, words: Any, pull: Any, bent: Any,
-    mask: Any, tag: Any,
+    mask: Any, both: Any, tag: Any,
 ) -> None:  # fmt: skip
     """Write less than a vector."""
     value, g = pulled(x, j, r, j, dy, j, words, pull, bent, mask, tag)
     memory.write(dx, j, value, mask, tag)
-    if dr is not None:
+    if dr is not None and both:
         memory.write(dr, j, g, mask, tag)
 
 
 @inline_mapping
 def _spread_one(
     a: Any, b: Any, c: Any, out: Any, of_r: Any, n: Any, words: Any, pull: Any, bent: Any,
-    streams: Any, tag: Any,
+    both: Any, streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """Write one segment."""
+    """Write one segment, of the residual's gradient too if both are wanted."""
     width = vectors.lanes(tag)
     head, whole = _bounds(out, n, streams, tag)
     for j in range(0, head, width):
         mask = vectors.first(head - j, tag)
-        _pull(a, b, c, out, of_r, j, words, pull, bent, mask, tag)
+        _pull(a, b, c, out, of_r, j, words, pull, bent, mask, both, tag)
     for j in range(head, whole, 2 * width):
         i = j + width
         one, g = pulled(a, j, b, j, c, j, words, pull, bent, None, tag)
         two, h = pulled(a, i, b, i, c, i, words, pull, bent, None, tag)
         _put(out, j, one, two, streams, tag)
-        if of_r is not None:
+        if of_r is not None and both:
             _put(of_r, j, g, h, streams, tag)
     for j in range(whole, n, width):
         mask = vectors.first(n - j, tag)
-        _pull(a, b, c, out, of_r, j, words, pull, bent, mask, tag)
+        _pull(a, b, c, out, of_r, j, words, pull, bent, mask, both, tag)
 
 
 @inline_mapping
@@ -144,6 +144,7 @@ def _spread(
     bent: Any, streams: Any, tag: Any,
 ) -> None:  # fmt: skip
     hop, asks = hop_on(p, channels, count, n), asks_first(p, n, tag)
+    both = dr is not None and dr[0] != 0
     for k in range(count - 1, -1, -1):
         for c in range(channels):
             if asks:
@@ -152,7 +153,7 @@ def _spread(
             words, pull = in_words(line_of(w, c), tag), in_vectors(pull_of(w, c), tag)
             a, b, g = place(x, k, c, tag), place(r, k, c, tag), place(dy, k, c, tag)
             out, of_r = place(dx, k, c, tag), place(dr, k, c, tag)
-            _spread_one(a, b, g, out, of_r, n, words, pull, bent, streams, tag)
+            _spread_one(a, b, g, out, of_r, n, words, pull, bent, both, streams, tag)
 
 
 @mapping
@@ -162,10 +163,10 @@ def spread(
 ) -> None:  # fmt: skip
     """``dx = scale g - (a + b xhat)``, and ``dr = g``.
 
-    There is a gradient of the residual where there is one.
+    The residual's gradient is left out where its address is 0.
     """
     m = channels
-    if r[0] != 0:
+    if dr[0] != 0:
         streams = streams and (dx[0] - dr[0]) % LINE == 0
     if r[0] != 0 and flat(p):
         _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, True, tag), streams, tag)
