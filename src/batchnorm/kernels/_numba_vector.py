@@ -36,8 +36,17 @@ class Vector(types.Type):
         super().__init__(f"vector({of}, {self.lanes})")
 
 
+class First(types.Type):
+    """The first of some lanes, as how many they are; none where that is negative."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        self.kind = _I64
+        super().__init__(f"first({lanes})")
+
+
 class Mask(types.Type):
-    """Which of some lanes count."""
+    """Which of some lanes a comparison is true of."""
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
@@ -46,6 +55,7 @@ class Mask(types.Type):
 
 
 @register_model(Vector)
+@register_model(First)
 @register_model(Mask)
 class _Model(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
@@ -124,18 +134,21 @@ def _splat(builder: Any, value: Any, kind: Any) -> Any:
 
 @intrinsic
 def first(typing: Any, count: Any, tag: Any) -> Any:
-    """The mask of the first `count` lanes: of none below 1, of all where it is more."""
-    mask = Mask(Vector(word(tag)).lanes)
-    kind = ir.VectorType(_I32, mask.lanes)
+    """The first `count` lanes: none below 1, all where it is more."""
+    mask = First(Vector(word(tag)).lanes)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         most = ir.Constant(_I64, mask.lanes)
-        many = builder.icmp_signed(">", arguments[0], most)
-        count = builder.trunc(builder.select(many, most, arguments[0]), _I32)
-        order = ir.Constant(kind, list(range(mask.lanes)))
-        return builder.icmp_signed("<", order, _splat(builder, count, kind))
+        return builder.select(builder.icmp_signed(">", arguments[0], most), most, arguments[0])
 
     return mask(types.intp, tag), generate
+
+
+def bits(builder: Any, count: Any, lanes: int) -> Any:
+    """A bit for each lane: whether it is one of the first `count`."""
+    kind = ir.VectorType(_I32, lanes)
+    order = ir.Constant(kind, list(range(lanes)))
+    return builder.icmp_signed("<", order, _splat(builder, builder.trunc(count, _I32), kind))
 
 
 @intrinsic
@@ -166,9 +179,10 @@ def within(typing: Any, mask: Any, vector: Any) -> Any:
     """The vector, 0 in lanes that the mask leaves out; None leaves none out."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if not isinstance(mask, Mask):
+        if not isinstance(mask, First):
             return arguments[1]
-        return builder.select(*arguments, ir.Constant(vector.kind, None))
+        kept = bits(builder, arguments[0], vector.lanes)
+        return builder.select(kept, arguments[1], ir.Constant(vector.kind, None))
 
     return vector(mask, vector), generate
 

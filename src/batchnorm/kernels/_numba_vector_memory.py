@@ -6,7 +6,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from batchnorm.kernels._numba_math import inline_mapping
 from batchnorm.kernels._numba_memory import (
@@ -18,7 +17,8 @@ from batchnorm.kernels._numba_memory import (
     to_words,
     word,
 )
-from batchnorm.kernels._numba_vector import Mask, Vector
+from batchnorm.kernels._numba_vector import First, Vector
+from batchnorm.kernels._numba_vector_first import read_first, write_first
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
@@ -29,26 +29,12 @@ def _pointer(builder: Any, address: Any, index: Any, tag: Any, lanes: int) -> An
     return builder.inttoptr(byte, ir.VectorType(ELEMENTS[tag][0], lanes).as_pointer())
 
 
-_NAMES = {"float": "f32", "double": "f64", "half": "f16"}
-
-
-def _masked(builder: Any, name: str, result: Any, arguments: Any, kind: Any) -> Any:
-    """Call one of LLVM's masked intrinsics on vectors of a type."""
-    element = _NAMES.get(str(kind.element), str(kind.element))
-    name = f"llvm.masked.{name}.v{kind.count}{element}.p0"
-    of = ir.FunctionType(result, [argument.type for argument in arguments])
-    function = cgutils.get_or_insert_function(builder.module, of, name)
-    return builder.call(function, arguments)
-
-
 def _read(builder: Any, arguments: Any, mask: Any, lanes: int, tag: Any) -> Any:
     """So many elements, as float64 if they are and as float32 otherwise."""
     kind = ir.VectorType(ELEMENTS[tag][0], lanes)
     pointer = _pointer(builder, arguments[0], arguments[1], tag, lanes)
-    if isinstance(mask, Mask):
-        align = ir.Constant(_I32, SIZES[tag])
-        given = [pointer, align, arguments[2], ir.Constant(kind, None)]
-        return to_words(builder, _masked(builder, "load", kind, given, kind), tag)
+    if isinstance(mask, First):
+        return to_words(builder, read_first(builder, pointer, kind, arguments[2]), tag)
     return to_words(builder, builder.load(pointer, align=SIZES[tag], typ=kind), tag)
 
 
@@ -67,14 +53,12 @@ def read(typing: Any, address: Any, index: Any, mask: Any, tag: Any) -> Any:
 @intrinsic
 def write(typing: Any, address: Any, index: Any, value: Any, mask: Any, tag: Any) -> Any:
     """Round to elements and write them from `index` on, in the lanes of the mask or in all."""
-    kind = ir.VectorType(ELEMENTS[tag][0], value.lanes)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _pointer(builder, arguments[0], arguments[1], tag, value.lanes)
         elements = from_words(builder, arguments[2], value.of, tag)
-        if isinstance(mask, Mask):
-            given = [elements, pointer, ir.Constant(_I32, SIZES[tag]), arguments[3]]
-            _masked(builder, "store", ir.VoidType(), given, kind)
+        if isinstance(mask, First):
+            write_first(builder, pointer, elements, arguments[3])
         else:
             builder.store(elements, pointer, align=SIZES[tag])
         return context.get_dummy_value()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from batchnorm.kernels._call import Call
+from batchnorm.kernels._processor import has
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -19,13 +19,10 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 def missing() -> str | None:
     """Why there is no Numba, if there is none, or why it cannot compile the kernels here."""
     try:
-        from llvmlite import binding
-        from numba.core import config
+        half = has("f16c")
     except ImportError as error:
         return f"Numba cannot be imported ({error}); install it with: pip install numba"
-    told: Any = getattr(config, "CPU_FEATURES", None)  # what the environment says to compile for
-    has = binding.get_host_cpu_features().get("f16c") if told is None else "+f16c" in told
-    if platform.machine().lower() in ("x86_64", "amd64") and not has:
+    if platform.machine().lower() in ("x86_64", "amd64") and not half:
         # LLVM would call a function for half precision that is not there, and end the process
         return "its kernels need a processor with F16C (those since 2013 have it)"
     return None

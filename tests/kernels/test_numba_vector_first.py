@@ -1,0 +1,61 @@
+"""Parts of vectors on processors that have no instruction for them, as far as this one can act so."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from processes import python
+
+pytest.importorskip("numba")
+
+WITHOUT = {"no AVX-512": "+avx2,+fma,+f16c", "no masks at all": "+f16c"}
+pytestmark = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="names features of x86"
+)
+
+
+def older(features):
+    return {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": features}
+
+
+@pytest.mark.parametrize("features", WITHOUT.values(), ids=WITHOUT)
+def test_vectors_in_memory(features):
+    """All that `test_numba_vector` says of them."""
+    tests = Path(__file__).with_name("test_numba_vector.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    run = subprocess.run(
+        command, env=os.environ | older(features), capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("features", WITHOUT.values(), ids=WITHOUT)
+@pytest.mark.parametrize("tag", ["uint16", "int16", "float32", "float64"])
+def test_lanes_are_not_asked_for_one_by_one(features, tag):
+    """As many lanes to read and to write took two branches each."""
+    branches = python(
+        f"""
+        import re
+        import numpy as np
+        from batchnorm.kernels import _numba_vector as vectors
+        from batchnorm.kernels import _numba_vector_memory as memory
+        from batchnorm.kernels._numba_math import mapping
+
+        @mapping
+        def copy(x, y, n, tag):
+            mask = vectors.first(n, tag)
+            memory.write(y, 0, memory.read(x, 0, mask, tag), mask, tag)
+
+        x, y = np.ones(16), np.zeros(16)
+        copy(x.ctypes.data, y.ctypes.data, 3, np.{tag}(0))
+        (code,) = copy.inspect_asm().values()
+        body = code[code.index("copy"):code.index("cpython")]
+        print(len(re.findall(r"\\n\\s+j(?!mp)\\w+\\s", body)))
+        """,
+        **older(features),
+    )
+    assert int(branches) <= 12
