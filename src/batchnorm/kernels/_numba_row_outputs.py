@@ -13,6 +13,7 @@ from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import ROWS
 from batchnorm.kernels._numba_bend import bends, flat
 from batchnorm.kernels._numba_line import normal, pulled
+from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
 from batchnorm.kernels._numba_row_columns import (
     FOUR,
@@ -77,6 +78,7 @@ def normalize(
     p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, f: Any, far: Any, streams: Any, tag: Any
 ) -> None:
     """``y = f((x - mean) scale + bias + r)`` in four rows."""
+    lay_stack()
     if r[0] != 0 and flat(p):
         _normalize(x, r, y, n, v, f, bends(p, True, tag), far, streams, FOUR, tag)
     elif r[0] != 0:
@@ -90,6 +92,7 @@ def normalize(
 @mapping
 def normalize_one(p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, f: Any, tag: Any) -> None:
     """As `normalize`, in one row."""
+    lay_stack()
     bent = bends(p, flat(p), tag)
     if r[0] != 0:
         _normalize(x, r, y, n, v, f, bent, False, False, ONE, tag)
@@ -155,6 +158,7 @@ def spread(
     streams: Any, tag: Any,
 ) -> None:  # fmt: skip
     """``dx = scale g - (a + b xhat)`` in four rows, and ``dr = g`` unless its address is 0."""
+    lay_stack()
     if r[0] != 0 and flat(p):
         _spread(x, r, dy, dx, dr, n, v, f, bends(p, True, tag), far, streams, FOUR, tag)
     elif r[0] != 0:
@@ -170,6 +174,7 @@ def spread_one(
     p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, tag: Any
 ) -> None:
     """As `spread`, in one row."""
+    lay_stack()
     bent = bends(p, flat(p), tag)
     if r[0] != 0:
         _spread(x, r, dy, dx, dr, n, v, f, bent, False, False, ONE, tag)

@@ -9,6 +9,7 @@ from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import ROWS
 from batchnorm.kernels._numba_bend import bends, flat
 from batchnorm.kernels._numba_line import gradient
+from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
 from batchnorm.kernels._numba_row_columns import FOUR, ONE, ask_rows, columns, row, start, words
 
@@ -26,6 +27,7 @@ def _deviate(x: Any, j: Any, v: Any, s: Any, q: Any, rows: Any, mask: Any, tag: 
 @mapping
 def measure(x: Any, n: Any, v: Any, s: Any, q: Any, far: Any, rows: Any, tag: Any) -> None:
     """Add ``x - shift`` and its square; the shift stands where the mean does."""
+    lay_stack()
     width, whole = columns(n, tag)
     for j in range(0, whole, width):
         if far and j & width == 0:
@@ -71,6 +73,7 @@ def reduce(
     p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, f: Any, s: Any, q: Any, far: Any, tag: Any
 ) -> None:
     """Add g and ``g (x - mean)`` of four rows."""
+    lay_stack()
     if r[0] != 0 and flat(p):
         _reduce(x, r, dy, n, v, f, bends(p, True, tag), s, q, far, FOUR, tag)
     elif r[0] != 0:
@@ -86,6 +89,7 @@ def reduce_one(
     p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, f: Any, s: Any, q: Any, tag: Any
 ) -> None:
     """As `reduce`, of one row."""
+    lay_stack()
     bent = bends(p, flat(p), tag)
     if r[0] != 0:
         _reduce(x, r, dy, n, v, f, bent, s, q, False, ONE, tag)

@@ -23,6 +23,7 @@ from batchnorm.kernels._numba_ahead import (
 from batchnorm.kernels._numba_bend import bends, flat
 from batchnorm.kernels._numba_constants import line_of, pull_of
 from batchnorm.kernels._numba_line import in_vectors, in_words, normal, pulled
+from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
 from batchnorm.kernels._numba_memory import at
 from batchnorm.kernels._numba_segments import place
@@ -93,6 +94,7 @@ def normalize(
     tag: Any,
 ) -> None:  # fmt: skip
     """``y = f((x - mean) scale + bias + r)``."""
+    lay_stack()
     if r[0] != 0 and flat(p):
         _normalize(p, x, r, y, channels, count, n, w, bends(p, True, tag), streams, tag)
     elif r[0] != 0:
@@ -165,6 +167,7 @@ def spread(
 
     The residual's gradient is left out where its address is 0.
     """
+    lay_stack()
     m = channels
     if dr[0] != 0:
         streams = streams and (dx[0] - dr[0]) % LINE == 0

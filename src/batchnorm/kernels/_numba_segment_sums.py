@@ -15,6 +15,7 @@ from batchnorm.kernels._numba_ahead import after, ask, hop
 from batchnorm.kernels._numba_bend import bends, flat
 from batchnorm.kernels._numba_constants import add_to, line_of, shift_of
 from batchnorm.kernels._numba_line import gradient, in_words
+from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
 from batchnorm.kernels._numba_memory import at
 from batchnorm.kernels._numba_scalar import narrow
@@ -89,6 +90,7 @@ def _measured(
 @mapping
 def measure(p: Any, x: Any, channels: Any, count: Any, n: Any, w: Any, far: Any, tag: Any) -> None:
     """Add sums of ``x - shift`` and of its square over `count` segments of n."""
+    lay_stack()
     ahead = hop(p, count, n) if far else (0, 0, 0, 0)
     for c in range(channels):
         s, q = _measured(x, c, count, n, shift_of(w, c), ahead, far, tag)
@@ -163,6 +165,7 @@ def reduce(
     p: Any, x: Any, r: Any, dy: Any, channels: Any, count: Any, n: Any, w: Any, far: Any, tag: Any
 ) -> None:
     """Add sums of g and of ``g (x - mean)`` over `count` segments of n."""
+    lay_stack()
     if r[0] != 0:
         if flat(p):
             _reduce(p, x, r, dy, channels, count, n, w, bends(p, True, tag), far, tag)
