@@ -40,12 +40,12 @@ def test_lanes_are_not_asked_for_one_by_one(features, tag):
     branches = python(
         f"""
         import re
+        import numba
         import numpy as np
         from batchnorm.kernels import _numba_vector as vectors
         from batchnorm.kernels import _numba_vector_memory as memory
-        from batchnorm.kernels._numba_math import mapping
 
-        @mapping
+        @numba.njit
         def copy(x, y, n, tag):
             mask = vectors.first(n, tag)
             memory.write(y, 0, memory.read(x, 0, mask, tag), mask, tag)

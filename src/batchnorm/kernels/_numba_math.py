@@ -16,7 +16,7 @@ from batchnorm.kernels._activation import KINDS
 from batchnorm.kernels._numba_scalar import either, like, polynomial, power_of_two
 
 # No one calls these from Python or C, for which Numba would compile a wrapper to each.
-_INSIDE = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_INSIDE: Any = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # Sums may be reordered, and nothing else; NaN, infinities and signed zeros keep their meaning.
 summing: Any = numba.njit(fastmath={"reassoc", "contract"}, **_INSIDE)
 mapping: Any = numba.njit(fastmath={"contract"}, **_INSIDE)
