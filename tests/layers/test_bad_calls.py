@@ -87,6 +87,57 @@ def test_the_signature_is_as_it_was_written(kind):
         kind()
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: batchnorm.BatchRenorm2d(4, rmax=3),
+            r"^BatchRenorm2d has no option 'rmax': did you mean r_max\?; .*r_max, d_max, .*ghost_size$",
+        ),
+        (lambda: batchnorm.BatchRenorm1d(4, d_mx=3), r"^BatchRenorm1d .*did you mean d_max\?"),
+        (lambda: batchnorm.BatchRenorm1d(4, ghost=3), r"^BatchRenorm1d .*mean ghost_size\?"),
+        (
+            lambda: batchnorm.DomainBatchNorm2d(4, 2, ownaffine=True),
+            r"^DomainBatchNorm2d has no option 'ownaffine': did you mean own_affine\?; .*own_affine",
+        ),
+        (lambda: batchnorm.DomainBatchNorm3d(4, 2, ghost=3), r"^DomainBatchNorm3d .*ghost_size\?"),
+        (
+            lambda: batchnorm.DomainBatchNorm2d(4, domain=2),
+            r"^DomainBatchNorm2d has no option 'domain': did you mean domains\?; .*, domains, ",
+        ),
+        (
+            lambda: batchnorm.LazyBatchNorm2d(num_features=4),
+            r"^LazyBatchNorm2d has no option 'num_features': .*first input; expected eps, ",
+        ),
+    ],
+)
+def test_an_option_is_looked_for_among_those_of_its_own_class(make, words):
+    with pytest.raises(TypeError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_arguments_that_do_not_fit_are_told_of_the_class_that_was_made(rank):
+    for kind in ("BatchNorm", "BatchNormAct", "BatchRenorm"):
+        name = f"{kind}{rank}d"
+        missing = rf"^{name}.__init__\(\) missing 1 .*'num_features'; expected num_features, "
+        with pytest.raises(TypeError, match=missing):
+            getattr(batchnorm, name)()
+        with pytest.raises(TypeError, match=rf"^{name}.__init__\(\) takes from 2 .* were given"):
+            getattr(batchnorm, name)(*range(1, 20))
+    name = f"DomainBatchNorm{rank}d"
+    with pytest.raises(
+        TypeError, match=rf"^{name}.__init__\(\) missing 1 .*'domains'; expected num_features, "
+    ):
+        getattr(batchnorm, name)(4)
+
+
+def test_an_error_from_inside_a_constructor_is_as_it_was_raised():
+    with pytest.raises(TypeError, match="Softmax") as raised:
+        batchnorm.BatchNormAct1d(2, nn.Softmax(1))
+    assert "__init__" not in str(raised.value)
+
+
 def test_weights_have_no_gradient_and_say_so():
     layer, x, mask = batchnorm.BatchNorm1d(2), torch.randn(4, 2), torch.rand(4, requires_grad=True)
     with pytest.raises(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from batchnorm.functional._check_kinds import WHOLE, check_flags, whole
 from batchnorm.functional._hidden import hidden
 from batchnorm.layers._of_each import OfEach
+from batchnorm.layers._options import knowing_more_options
 from batchnorm.layers._passes import InDomain, Passes
 from batchnorm.layers._rows import telling
 from batchnorm.layers._state import Layer
@@ -62,6 +63,7 @@ class DomainBatchNorm1d(OfEach):
     weight: Tensor | None
     bias: Tensor | None
 
+    @knowing_more_options(Layer.__init__)
     def __init__(
         self,
         num_features: int,

@@ -11,6 +11,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.functional._check_kinds import check_axis, check_flags
+from batchnorm.layers._options import knowing_more_options
 from batchnorm.layers._rows import check_rank, telling, with_batch_axis
 from batchnorm.layers._state import Layer
 from batchnorm.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
@@ -29,6 +30,7 @@ class _Awaited(UninitializedBuffer):
 class _Lazy(LazyModuleMixin, Layer):
     """Torch's lazy layer, with our arguments, on any channel axis."""
 
+    @knowing_more_options(Layer.__init__)
     def __init__(
         self,
         eps: float = 1e-5,

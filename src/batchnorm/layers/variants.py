@@ -8,6 +8,7 @@ import torch
 
 from batchnorm.functional._check_kinds import check_flag
 from batchnorm.functional._check_small import check_renorm
+from batchnorm.layers._options import knowing_more_options
 from batchnorm.layers._state import Layer
 from batchnorm.layers.batch_norm import BatchNorm1d
 
@@ -52,6 +53,7 @@ class BatchRenorm1d(Layer):
 
     ranks = (2, 3)
 
+    @knowing_more_options(Layer.__init__)
     def __init__(
         self,
         num_features: int,
