@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import pickle
 
 import pytest
 import torch
@@ -136,6 +137,35 @@ def test_an_error_from_inside_a_constructor_is_as_it_was_raised():
     with pytest.raises(TypeError, match="Softmax") as raised:
         batchnorm.BatchNormAct1d(2, nn.Softmax(1))
     assert "__init__" not in str(raised.value)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["BatchNorm", "BatchNormAct", "BatchRenorm", "DomainBatchNorm"])
+def test_a_call_that_does_not_fit_is_told_of_the_layer_that_was_called(kind, rank):
+    name = f"{kind}{rank}d"
+    layer = getattr(batchnorm, name)(*((2, 2) if kind == "DomainBatchNorm" else (2,)))
+    with pytest.raises(TypeError, match=rf"^{name}.forward\(\) missing 1 .*'input'"):
+        layer()
+    with pytest.raises(TypeError, match=rf"^{name}.forward\(\) got an unexpected .*'maks'"):
+        layer(torch.randn(4, 2, *[3] * rank), maks=None)
+    assert inspect.signature(layer.forward) == inspect.signature(
+        getattr(batchnorm, f"{kind}1d").forward.__get__(layer)
+    )
+
+
+def test_a_lazy_layer_called_without_input_expects_one():
+    with pytest.raises(TypeError, match=r"^input is .*expected a tensor"):
+        batchnorm.LazyBatchNorm2d()()
+
+
+def test_a_forward_of_a_users_class_is_inherited_as_ever():
+    class Mine(batchnorm.BatchNorm2d):
+        pass
+
+    assert Mine.forward is batchnorm.BatchNorm2d.forward
+    assert pickle.loads(pickle.dumps(batchnorm.BatchNormAct3d.forward)) is (
+        batchnorm.BatchNormAct3d.forward
+    )
 
 
 def test_weights_have_no_gradient_and_say_so():

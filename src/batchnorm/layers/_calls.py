@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
@@ -16,6 +15,7 @@ from batchnorm.functional._usual import Usual
 from batchnorm.kernels._activation import Activation
 from batchnorm.layers._buffers import widen
 from batchnorm.layers._foreign import called
+from batchnorm.layers._forwards import ours
 from batchnorm.layers._passes import Given
 from batchnorm.layers._rows import prepared, rewrapped, telling
 
@@ -94,19 +94,13 @@ def _remember(
     """What this call has made known is for those like it, until an attribute changes."""
     if not self.plain or self.axis != 1 or self.bias_correction:
         return
-    if not (activation is None or type(activation) is Activation) or not _ours(type(self)):
+    if not (activation is None or type(activation) is Activation) or not ours(type(self)):
         return  # its options may change without being set
     usual = self.usual
     if usual is None or usual.activation is not activation or usual.mode is not self.training:
         usual = Usual(self.training, batch, self.eps, activation, parameters, running)
         self.__dict__["usual"] = usual
     usual.learn(x, *parameters, running)
-
-
-@cache
-def _ours(kind: type) -> bool:
-    """Whether a layer's class is the package's own, whose attributes are what is set on it."""
-    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _state(self: Layer) -> tuple[Tensor | None, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from batchnorm.layers._foreign import OWN
+from batchnorm.layers._forwards import name_forward
 
 _KEPT = ("running_mean", "running_var", "num_batches_tracked", "weight", "bias")  # in state dicts
 _SET = (*_KEPT, "momentum", "eps", *OWN)
@@ -18,6 +19,10 @@ class OfEach(nn.Module):
 
     Gamma and beta may be its own.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        name_forward(cls)
 
     if not TYPE_CHECKING:  # a type checker knows that there is no such attribute
 

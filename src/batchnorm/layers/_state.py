@@ -17,6 +17,7 @@ from batchnorm.functional._usual import Usual
 from batchnorm.layers._buffers import keep, place_count, take_count, widen
 from batchnorm.layers._calls import normalized
 from batchnorm.layers._foreign import OWN, Refusal, jit_traced, refuse_script
+from batchnorm.layers._forwards import name_forward
 from batchnorm.layers._options import CHECKS, knowing_its_options
 from batchnorm.layers._passes import Given, Passes
 
@@ -98,6 +99,10 @@ class Layer(_NormBase):
         counts = torch.zeros((), dtype=torch.int64, device=device) if track_running_stats else None
         self.register_buffer("skipped", counts, persistent=False)
         widen(self)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        name_forward(cls)
 
     @property
     def statistics(self) -> str:

@@ -69,7 +69,7 @@ class _Lazy(LazyModuleMixin, Layer):
         if self.num_features and not self._awaiting():
             super().reset_parameters()
 
-    def initialize_parameters(self, input: Any, *_: object, **__: object) -> None:
+    def initialize_parameters(self, input: Any = None, *_: object, **__: object) -> None:
         """Make what is not there yet for the channels of `input`."""
         if isinstance(input, PackedSequence):
             channels = input.data.shape[1]
