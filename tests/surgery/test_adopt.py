@@ -259,6 +259,21 @@ def test_what_is_no_model_or_no_example_of_it_is_told():
         adopt(network(), torch.randn(2, 2))
 
 
+def test_what_a_graph_calls_as_a_function_is_told():
+    x = torch.randn(4, 3)
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.BatchNorm1d(3)).eval()
+    graph = torch.export.export(net, (x,)).module()
+    words = "its graph calls batch_norm as a function, {}: there is no module to make ours; adopt"
+    for made, path, times in (
+        (adopt(graph), "", "2 times"),
+        (adopt(nn.Sequential(nn.BatchNorm1d(3), graph), x), "1", "2 times"),
+        (adopt(torch.export.export(net[1], (x,)).module()), "", "once"),
+    ):
+        ((where, why),) = made.skipped
+        assert where == path
+        assert why.startswith(words.format(times))
+
+
 def test_a_model_without_batch_norm_has_nothing_to_change():
     for verb in (adopt, batchnorm.remove):
         assert str(verb(nn.Linear(3, 3))) == "Linear: nothing to change"

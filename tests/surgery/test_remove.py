@@ -197,6 +197,13 @@ class Tied(nn.Module):
         return self.b(self.bn(self.a(x)))
 
 
+class FrozenBatchNorm2d(nn.Module):
+    """As torchvision's, which derives from no batch norm."""
+
+    def forward(self, x):
+        return 2 * x
+
+
 class Called(nn.Module):
     """Normalizes with a function."""
 
@@ -281,10 +288,23 @@ LEFT = {
     "residual": (WithResidual, "bn", "called with more than its input (a residual, a mask)"),
     "other norm": (
         lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)),
-        *("1", "LayerNorm is no batch norm: it needs no other examples"),
+        *("1", "LayerNorm is no batch norm: it normalizes each example by itself"),
+    ),
+    "frozen": (
+        lambda: nn.Sequential(nn.Linear(4, 4), FrozenBatchNorm2d()),
+        *("1", "FrozenBatchNorm2d is a class of its own, no batch norm of torch's or ours"),
     ),
     "nan": (spoiled, "1", "its parameters or running statistics are not finite"),
 }  # fmt: skip
+
+
+def test_a_model_that_is_a_batch_norm_is_told_so():
+    ((path, why),) = remove(nn.BatchNorm1d(4)).skipped
+    assert (path, why) == (
+        "",
+        "the model is this one layer, whose call was not seen: give an example",
+    )
+    assert type(remove(nn.BatchNorm1d(4), torch.randn(3, 4)).model) is nn.Identity
 
 
 @pytest.mark.parametrize("kind", LEFT)

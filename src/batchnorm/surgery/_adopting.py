@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
@@ -14,6 +14,7 @@ from batchnorm.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from batchnorm.layers._buffers import widen
 from batchnorm.layers._state import Layer
 from batchnorm.surgery._changes import Changes
+from batchnorm.surgery._kinds import called_as_functions
 from batchnorm.surgery._recording import call_of, deviation, outputs
 from batchnorm.surgery._seen import check_model, explaining
 
@@ -43,6 +44,13 @@ def adopted(model: nn.Module, example: Any, options: dict[str, Any]) -> Changes:
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule) and module.original_name in SCRIPTED:
             left[path] = "runs as TorchScript, outside of Python: adopt the model, then script it"
+        elif isinstance(module, fx.GraphModule):
+            if count := len(called_as_functions(module.graph)):
+                times = "once" if count == 1 else f"{count} times"
+                left[path] = (
+                    f"its graph calls batch_norm as a function, {times}: there is no module to "
+                    "make ours; adopt the model that it was exported or traced from"
+                )
         elif isinstance(module, _BatchNorm):
             made = _ours(module, options)
             if isinstance(made, str):

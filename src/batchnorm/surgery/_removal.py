@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from batchnorm.graph import Reading, consumers
 from batchnorm.layers import BatchNormAct1d
 from batchnorm.surgery._flow import Modules, Refusal, describe, rank
+from batchnorm.surgery._kinds import called_as_functions
 from batchnorm.surgery._places import extra_arguments, pinned
 
 _OWN_FORWARD = ("torch.nn.modules.", "batchnorm.layers.")
@@ -123,6 +124,8 @@ def _unfit(norm: _NormBase) -> str:
 def _uncalled(path: str, sites: list[Any], readings: list[Reading]) -> str:
     if sites:
         return ""
+    if path == "":
+        return "the model is this one layer, whose call was not seen: give an example"
     if any(reading.unseen for reading in readings):
         return "called where the forward could not be read; give an example, if none was given"
     return "never called in forward"
@@ -211,13 +214,16 @@ def others(
 ) -> Iterator[tuple[str, str]]:
     """What normalizes and is no batch norm to take out, with the reason."""
     for path in norms:
-        yield path, f"{type(modules[path]).__name__} is no batch norm: it needs no other examples"
+        name = type(modules[path]).__name__
+        if "batchnorm" in name.lower():
+            yield path, f"{name} is a class of its own, no batch norm of torch's or ours"
+        else:
+            yield path, f"{name} is no batch norm: it normalizes each example by itself"
     calls = {
         node.meta.get("root", "")
         for reading in readings
         for graph in reading.graphs
-        for node in graph.nodes
-        if node.op == "call_function" and "batch_norm" in str(getattr(node.target, "__name__", ""))
+        for node in called_as_functions(graph)
     }
     for root in sorted(calls):
         yield root, "its forward calls batch_norm as a function: there is no module to take out"
