@@ -274,6 +274,7 @@ def test_rolled_back():
         net(torch.randn(4, 2))
     assert held == [id(b) for b in net.buffers()]
     assert repr(taken) == "Snapshot of 2 batch norms: 0, 2"
+    assert repr(snapshot(net[2])) == "Snapshot of 1 batch norm: the model"
 
 
 def test_a_snapshot_between_forward_and_backward():
@@ -301,6 +302,24 @@ def test_what_cannot_be_rolled_back_is_named():
         taken.restore()
     with pytest.raises(ValueError, match=r"LazyBatchNorm1d is lazy and has no statistics yet"):
         snapshot(batchnorm.LazyBatchNorm1d())
+    with pytest.raises(ValueError, match="Linear has no batch norm to take statistics of; expect"):
+        snapshot(nn.Linear(2, 2))
+
+
+def test_a_layer_shows_how_many_batches_were_kept_out():
+    layer = BatchNorm1d(2)
+    before = repr(layer)
+    assert "skipped" not in before
+    for _ in range(2):
+        layer(torch.full((4, 2), float("nan")))
+    assert repr(layer) == before[:-1] + ", skipped=2)"
+    act = batchnorm.BatchNormAct1d(2)
+    act(torch.full((4, 2), float("nan")))
+    assert repr(act).endswith("activation=relu, skipped=1)")
+    renorm = batchnorm.BatchRenorm1d(2)
+    renorm(torch.full((4, 2), float("nan")))
+    assert repr(renorm).endswith("d_max=5.0, skipped=1)")
+    assert "skipped" not in repr(layer.to("meta"))
 
 
 @pytest.mark.parametrize("assign", [False, True])

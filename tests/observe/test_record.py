@@ -239,7 +239,7 @@ def test_calls_with_other_channels_are_left_out_and_told():
     assert seen.series("gradient", "1")[1].shape == (3, 8)
     for parameter, gradient in zip(model.parameters(), alone, strict=True):
         assert torch.equal(parameter.grad, gradient)
-    assert repr(seen).startswith("Record(1 layers, steps 0 to 2: series(quantity, path)")
+    assert repr(seen).startswith("Record(1 layer, steps 0 to 2: series(quantity, path)")
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -308,7 +308,9 @@ def test_one_example_is_enough_beside_a_prior_and_not_alone():
     recalibrate(norm, [torch.tensor([[3.0, 0.0]])], prior=2)
     assert norm.running_mean.tolist() == [1, 0]
     model = nn.Sequential(batchnorm.BatchNorm1d(2))
-    with pytest.raises(ValueError, match="BatchNorm1d '0' has seen 1 values a channel, which have"):
+    with pytest.raises(
+        ValueError, match="BatchNorm1d '0' has seen 1 value a channel, too few for a variance"
+    ):
         recalibrate(model, [torch.randn(1, 2)])
 
 

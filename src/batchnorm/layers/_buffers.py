@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from batchnorm.functional._check_kinds import WHOLE
+from batchnorm.functional._unseen import unseen
 
 _MOVING = ("running_mean", "running_var")
 
@@ -47,6 +48,13 @@ def place_count(layer: _NormBase, skipped: Tensor | None) -> None:
             layer._buffers["skipped"] = torch.zeros_like(skipped, device=mean.device)
         else:
             layer._buffers["skipped"] = skipped.to(mean.device)
+
+
+def kept_out(skipped: Tensor | None) -> int:
+    """How many batches were kept out, where looking at the count is no part of a computation."""
+    if skipped is None or not unseen(skipped):
+        return 0
+    return int(skipped)
 
 
 def take_count(state_dict: dict[str, Any], key: str, own: Tensor | None) -> str:

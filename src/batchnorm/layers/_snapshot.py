@@ -24,7 +24,9 @@ class Snapshot:
     taken: dict[str, tuple[nn.Module, dict[str, Tensor]]]
 
     def __repr__(self) -> str:
-        return f"Snapshot of {len(self.taken)} batch norms: {', '.join(self.taken)}"
+        count = len(self.taken)
+        paths = ", ".join(path or "the model" for path in self.taken)
+        return f"Snapshot of {count} batch norm{'s' if count != 1 else ''}: {paths}"
 
     def restore(self) -> None:
         """Write all back, in place; as often as wanted.
@@ -55,7 +57,7 @@ def snapshot(model: nn.Module) -> Snapshot:
             statistics have nothing to take.
 
     Raises:
-        ValueError: a lazy layer that has not seen its first batch.
+        ValueError: the model has no batch norm; a lazy layer that has not seen its first batch.
         TypeError: ``model`` is no module.
 
     Example:
@@ -79,4 +81,9 @@ def snapshot(model: nn.Module) -> Snapshot:
                 f"model that has seen a batch: call it once first"
             )
         taken[path] = layer, {name: b.detach().clone() for name, b in buffers.items()}
+    if not taken:
+        raise ValueError(
+            f"{type(model).__name__} has no batch norm to take statistics of; expected a model "
+            f"with batch norms, this package's or torch's"
+        )
     return Snapshot(taken)

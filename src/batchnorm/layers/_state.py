@@ -14,7 +14,7 @@ from batchnorm.functional import _group
 from batchnorm.functional._check_kinds import check_axis, check_channels, check_flags, check_place
 from batchnorm.functional._check_small import check_small
 from batchnorm.functional._usual import Usual
-from batchnorm.layers._buffers import keep, place_count, take_count, widen
+from batchnorm.layers._buffers import keep, kept_out, place_count, take_count, widen
 from batchnorm.layers._calls import normalized
 from batchnorm.layers._foreign import OWN, Refusal, jit_traced, refuse_script
 from batchnorm.layers._forwards import name_forward
@@ -197,5 +197,12 @@ class Layer(_NormBase):
         return self._get_name() if torch.compiler.is_dynamo_compiling() else super().__repr__()
 
     def extra_repr(self) -> str:
-        """Torch's line, and what differs from the defaults."""
-        return ", ".join((super().extra_repr(), *self.beyond_torch()))
+        """Torch's line, what differs from the defaults, and how many batches were kept out."""
+        shown = [super().extra_repr(), *self.beyond_torch(), *self._shown()]
+        if count := kept_out(self._buffers.get("skipped")):
+            shown.append(f"skipped={count}")
+        return ", ".join(shown)
+
+    def _shown(self) -> list[str]:
+        """What layers of this kind have besides."""
+        return []

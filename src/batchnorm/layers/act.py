@@ -97,10 +97,8 @@ class BatchNormAct1d(Layer):
         """Normalize `input`, add `residual`, apply the activation."""
         return self._normalize(input, self.activation, residual, mask, self.inplace)
 
-    def extra_repr(self) -> str:
-        """The batch norm's line and the activation."""
-        tail = ", inplace=True" if self.inplace else ""
-        return f"{super().extra_repr()}, activation={self.activation}{tail}"
+    def _shown(self) -> list[str]:
+        return [f"activation={self.activation}", *(["inplace=True"] if self.inplace else [])]
 
 
 class BatchNormAct2d(BatchNormAct1d):

@@ -46,7 +46,8 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
             running ones in evaluation, "batch" or "running" for always these.
         update: whether the running statistics move in training. ``statistics = "running"`` and
             ``update = False`` freeze the layer, whatever `train()` says.
-        skipped: how many batches were kept out of the running statistics for being not finite.
+        skipped: how many batches were kept out of the running statistics for being not finite; on
+            the CPU the layer shows it when it is printed.
 
     Raises:
         ValueError: an argument of the wrong kind or out of its range, when it is given; input of
@@ -67,7 +68,8 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
     def forward(self, input: Input, *, mask: Tensor | None = None) -> Input:
         """Normalize `input`, a tensor, nested tensor or `PackedSequence`.
 
-        `mask` says which examples or positions are data.
+        `mask` says which examples or positions are data. A residual goes to `BatchNormAct1d`, 2d
+        or 3d, with activation="identity" if there is none.
         """
         return self._normalize(input, mask=mask)
 

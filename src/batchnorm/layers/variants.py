@@ -85,9 +85,8 @@ class BatchRenorm1d(Layer):
 
     forward = BatchNorm1d.forward
 
-    def extra_repr(self) -> str:
-        """The batch norm's line and the limits."""
-        return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}"
+    def _shown(self) -> list[str]:
+        return [f"r_max={self.r_max}", f"d_max={self.d_max}"]
 
 
 class BatchRenorm2d(BatchRenorm1d):

@@ -45,8 +45,9 @@ class Record:
     def __repr__(self) -> str:
         steps = list(dict.fromkeys(step for step, *_ in self._kept()))
         when = f"steps {steps[0]} to {steps[-1]}" if steps else "nothing yet"
+        layers = f"{len(self._paths)} layer{'s' if len(self._paths) != 1 else ''}"
         return (
-            f"Record({len(self._paths)} layers, {when}: series(quantity, path) and "
+            f"Record({layers}, {when}: series(quantity, path) and "
             f"table(quantity), of {', '.join(self.quantities) or 'none'})"
         )
 

@@ -84,8 +84,8 @@ class Measured:
         self.moments = _of_group(self.norm, self.moments)
         if self.calls and not self.weight and bool((self.moments.count <= 1).any()):
             raise ValueError(
-                f"{self.name} has seen {self.moments.count.min().item():g} values a channel, which "
-                "have no variance: expected more than one; give more examples, or a prior"
+                f"{self.name} has seen {_values(self.moments.count.min())}, too few for a "
+                "variance: expected more than one; give more examples, or a prior"
             )
         if self.calls:
             self.set(self.moments)
@@ -105,9 +105,13 @@ class Measured:
         ends = list(dict.fromkeys(f"{end.item():.3g}" for end in times))
         most = "up to " if self.norm.num_features > 1 else ""
         return (
-            f"{self.moments.count.max().item():,.10g} values a channel: mean moved by {most}"
+            f"{_values(self.moments.count.max())}: mean moved by {most}"
             f"{moved:.3g} standard deviations, variance times {' to '.join(ends)}"
         )
+
+
+def _values(count: Tensor) -> str:
+    return f"{count.item():,.10g} value{'' if count == 1 else 's'} a channel"
 
 
 class NotFiniteError(ValueError):
