@@ -73,7 +73,8 @@ def problems(draw):
     mask = None
     if draw(st.integers(0, 2)) == 0:
         mask = draw(tensors((shape[0], *shape[2:]), torch.float32, values))
-        mask = draw(st.sampled_from([mask, mask > -0.3]))
+        room_of(mask).relu_()
+        mask = draw(st.sampled_from([mask, mask > 0.3]))
         assume((mask > 0).any())
     kind = draw(st.sampled_from(sorted(oracle.ACTIVATIONS)))
     options = {"training": draw(st.booleans()), "mask": mask, "activation": kind, "eps": 0.1}

@@ -96,10 +96,9 @@ def test_a_mask_for_each_position_with_channels_last():
     torch.testing.assert_close(y[mask], batch_norm(x[mask], training=True))
 
 
-@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("-inf")])
-def test_a_weight_that_is_not_above_zero_leaves_out(weight):
+def test_a_weight_of_zero_leaves_out():
     x, mask = torch.randn(6, 3), torch.rand(6) + 0.5
-    mask[2] = weight
+    mask[2] = 0
     y = batch_norm(x, training=True, mask=mask)
     rest = torch.arange(6) != 2
     torch.testing.assert_close(y[rest], batch_norm(x[rest], training=True, mask=mask[rest]))
@@ -132,11 +131,11 @@ def test_a_naive_formula_loses_what_ours_keeps_far_from_zero():
         ((torch.ones(1, 2),), {}, ValueError, r"Expected more than 1 value per channel when training, got input size \(1, 2\).*drop_last"),
         ((torch.ones(3, 2),), {"training": False}, ValueError, r"running_mean=None with training=False; .*give both, or training=True"),
         ((torch.ones(3, 2), torch.ones(2)), {"training": False}, ValueError, r"running_var=None with training=False"),
-        ((torch.ones(3, 2),), {"mask": torch.ones(2)}, ValueError, r"mask has shape \(2,\); expected \(3,\), one value for each position"),
-        ((torch.ones(3, 2, 5),), {"mask": torch.ones(3, 2, 5)}, ValueError, r"mask has shape \(3, 2, 5\); expected \(3, 5\).* or \(3,\), one for each example; .*: mask.select\(1, 0\)"),
+        ((torch.ones(3, 2),), {"mask": torch.ones(2)}, ValueError, r"mask has shape \(2,\); expected \(3,\), one value for each example, where x has shape \(3, 2\)$"),
+        ((torch.ones(3, 2, 5),), {"mask": torch.ones(3, 2, 5)}, ValueError, r"mask has shape \(3, 2, 5\); expected \(3, 5\), one value for each position, or \(3,\), one value for each example, .*; .*: mask.select\(1, 0\)"),
         ((torch.ones(3, 5, 2),), {"mask": torch.ones(3, 5, 1), "axis": -1}, ValueError, r"expected \(3, 5\).*; all channels have the same mask: mask.select\(-1, 0\)"),
         ((torch.ones(3, 2, 5),), {"mask": torch.ones(5)}, ValueError, r"mask has shape \(5,\); expected \(3, 5\).*; the same for several: mask.expand\(3, 5\)"),
-        ((torch.ones(3, 2, 5),), {"mask": torch.ones(4)}, ValueError, r"mask has shape \(4,\); expected \(3, 5\).* for each example$"),
+        ((torch.ones(3, 2, 5),), {"mask": torch.ones(4)}, ValueError, r"mask has shape \(4,\); expected \(3, 5\).* for each example, where x has shape \(3, 2, 5\)$"),
         ((torch.ones(3, 2),), {"residual": torch.ones(3, 2, dtype=torch.int64)}, ValueError, r"residual is torch.int64 on cpu; .*: residual.float\(\)"),
         ((torch.ones(3, 2), torch.ones(2, device="meta"), torch.ones(2, device="meta")), {}, ValueError, r"running_mean is torch.float32 on meta; .* layer.to_empty\(device='cpu'\)"),
         ((torch.ones(3, 2, device="meta"), torch.ones(2), torch.ones(2)), {}, ValueError, r"running_mean is torch.float32 on cpu; .* on meta, where x is: running_mean.to\(x.device\), or layer.to\(x.device\)"),

@@ -61,6 +61,28 @@ def test_frequencies_equal_repeated_examples():
     torch.testing.assert_close(layer.state_dict(), twice.state_dict())
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("wrong", [-1.0, -float("inf"), float("inf"), float("nan")])
+def test_weights_that_are_no_frequencies_are_refused(training, dtype, wrong):
+    layer, x = BatchNorm1d(3).train(training), torch.randn(4, 3)
+    words = rf"mask has a weight of {wrong:g}; expected finite weights of 0, .*mask.clamp\(min=0\)"
+    for mask in (torch.tensor([1.0, wrong, 0.0, 2.0]), torch.full((4,), wrong)):
+        with pytest.raises(ValueError, match=words):
+            layer(x, mask=mask.to(dtype))
+        with pytest.raises(ValueError, match=words), masked(layer, mask.to(dtype)):
+            layer(x)
+    assert layer.num_batches_tracked == 0
+    layer(x, mask=torch.tensor([1.0, 0.0, 0.5, 2.0], dtype=dtype))
+
+
+def test_a_mask_of_one_shape_alone_is_told_once():
+    layer, x = BatchNorm1d(3), torch.randn(4, 3)
+    words = r"expected \(4,\), one value for each example; where"
+    with pytest.raises(ValueError, match=words), masked(layer, torch.ones(3)):
+        layer(x)
+
+
 def test_blocks_nest_and_give_back_on_every_way_out():
     layer = BatchNorm1d(2)
     x = torch.randn(4, 2)
@@ -146,7 +168,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"mask leaves no position of x with shape \(4, 3\)"):
             BatchNorm1d(3)(torch.randn(4, 3), mask=torch.zeros(4, dtype=torch.bool))
         with pytest.raises(ValueError, match="mask leaves no position"):
-            BatchNorm1d(3)(torch.randn(4, 3), mask=torch.full((4,), torch.nan))
+            BatchNorm1d(3)(torch.randn(4, 3), mask=torch.zeros(4))
 
     def test_a_mask_that_fits_no_input_names_the_layer(self):
         model = nn.Sequential(nn.Conv1d(2, 4, 3, stride=2), BatchNorm1d(4))

@@ -67,11 +67,11 @@ def batch_norm(
         mask: which positions are data: ``(N,)`` for whole examples, or x's shape without the
             channel axis. A bool mask selects; a real-valued one weights, as frequencies: 2.0 counts
             as two such positions, and weights that sum to 1 would be one value in all. What is left
-            out (by a weight that is not above zero) enters neither statistics nor gradients, comes
-            out as 0, and may hold NaN. Where
-            all are left out all comes out as 0 and the running statistics stay as they are; in
-            training eager calls on a CPU raise then. A mask has no gradient, and raises if it
-            requires one.
+            out (by False or 0) enters neither statistics nor gradients, comes out as 0, and may
+            hold NaN. A weight that is negative, infinite or NaN raises in eager calls on a CPU;
+            elsewhere negative ones and NaN count as 0. Where all are left out all comes out as 0
+            and the running statistics stay as they are; in training eager calls on a CPU raise
+            then. A mask has no gradient, and raises if it requires one.
         axis: where the channels are.
         backend: the name of one kernel that must be used; None for the first that takes the call.
         num_batches_tracked: an integer tensor that counts the batches which were taken into the

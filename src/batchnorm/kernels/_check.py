@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,6 +42,14 @@ def check_asked(x: Any, residual: Any, mask: Any) -> Tensor | None:
     if mask.shape == x.shape[:1]:
         return mask.view(-1, *[1] * (x.dim() - 1))
     raise ValueError(
-        f"mask has shape {tuple(mask.shape)}; expected {positions}, one value for each position "
-        f"of x with shape {tuple(x.shape)}, or ({x.shape[0]},), one for each example"
+        f"mask has shape {tuple(mask.shape)}; expected {fitting(positions)}, where x has shape "
+        f"{tuple(x.shape)}"
     )
+
+
+def fitting(positions: Sequence[int]) -> str:
+    """The shapes that a mask of these positions may have, in words."""
+    examples = f"({positions[0]},), one value for each example"
+    if len(positions) == 1:
+        return examples
+    return f"{tuple(positions)}, one value for each position, or {examples}"

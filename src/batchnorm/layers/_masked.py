@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from batchnorm.functional._check_kinds import check_input, check_mask, check_module, whole
+from batchnorm.kernels._check import fitting
 from batchnorm.layers._passes import Passes
 from batchnorm.layers._state import Layer
 from batchnorm.layers._switches import ADOPTED, named_others
@@ -52,9 +53,8 @@ class Ambient(NamedTuple):
         raise ValueError(
             f"mask of shape {tuple(self.mask.shape)} does not fit {layer}, whose input has shape "
             f"{tuple(x.shape)} with the channels on axis {axis}; expected "
-            f"{tuple(positions)}, one value for each position, or ({x.shape[0]},), one for each "
-            f"example; where the model makes its input smaller give masked(resize='nearest'), or "
-            f"a function (mask, positions) -> mask"
+            f"{fitting(positions)}; where the model makes its input smaller give "
+            f"masked(resize='nearest'), or a function (mask, positions) -> mask"
         )
 
 
