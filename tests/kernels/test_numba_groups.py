@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from batchnorm.kernels import numba
 from batchnorm.kernels._layout import GROUP, plan
 from compared import compare, everything, problem, same
 
@@ -60,3 +61,14 @@ def test_channels_do_not_depend_on_their_neighbours(channels):
     for ours, others in zip(everything(part, dy[:, c:]), whole, strict=True):
         channel = 0 if ours.dim() == 1 else 1
         assert same([ours], [others.narrow(channel, c, channels - c)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3), (6, 5, 17)])
+def test_one_example_repeated(shape, dtype):
+    call = problem(shape, dtype)[0]
+    one = call.x[:1].expand(shape)
+    y, moments = numba.forward(call._replace(x=one))
+    right, _ = numba.forward(call._replace(x=one.contiguous()))
+    assert torch.equal(y, right)
+    assert torch.isfinite(moments).all()

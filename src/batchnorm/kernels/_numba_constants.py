@@ -53,9 +53,9 @@ def shifts(p: Any, first: Any, n: Any, w: Any, tag: Any) -> None:
         few, apart = min(p.inner, FEW), 1
         if few == 1:
             few, apart = min(p.outer, FEW), p.x_outer
-        for j in range(apart, few * apart, apart):
+        for j in range(1, few):
             for k in range(n):
-                put(w, k, load(w, k, WIDE) + load(x, start + j + k * step, tag), WIDE)
+                put(w, k, load(w, k, WIDE) + load(x, start + j * apart + k * step, tag), WIDE)
         for k in range(n):
             put(w, k, float(fit(load(w, k, WIDE) / few, tag)), WIDE)
     for k in range(n):
