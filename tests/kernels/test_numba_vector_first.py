@@ -36,7 +36,7 @@ def test_vectors_in_memory(features):
 @pytest.mark.parametrize("features", WITHOUT.values(), ids=WITHOUT)
 @pytest.mark.parametrize("tag", ["uint16", "int16", "float32", "float64"])
 def test_lanes_are_not_asked_for_one_by_one(features, tag):
-    """As many lanes to read and to write took two branches each."""
+    """LLVM by itself takes two branches for each lane that is copied."""
     branches = python(
         f"""
         import re
