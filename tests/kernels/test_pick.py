@@ -281,7 +281,10 @@ def test_a_processor_without_half_precision_is_served_by_torch():
     assert "F16C" in said
 
 
-@pytest.mark.parametrize("name", ["_numba_math.py", "_numba_compile.py", "_activation.py"])
+@pytest.mark.parametrize(
+    "name",
+    ["_numba_math.py", "_numba_compile.py", "_activation.py", "_layout.py", "_processor.py"],
+)
 def test_what_is_compiled_in_has_its_part_in_the_key_of_the_cache(name, tmp_path, monkeypatch):
     sources = Path(_numba_compile.__file__).parent
     for path in sources.glob("*.py"):

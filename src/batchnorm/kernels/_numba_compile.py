@@ -28,7 +28,7 @@ from batchnorm.kernels._numba_memory import TAGS, TILE, TILES
 from batchnorm.kernels._numba_share import clear, counter, meet, number, share
 
 WRITING = 3  # the phase
-_COMPILED_IN = ("_activation.py",)  # its KINDS have their numbers in the code
+_COMPILED_IN = "_activation.py", "_layout.py", "_processor.py"  # numbers of theirs, or answers
 _DAMAGED = pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError, ImportError
 
 
