@@ -2,8 +2,9 @@
 
 An element type is passed as a tag, a NumPy scalar of a type that Numba knows: uint16 stands for
 bfloat16 and int16 for float16, of which Numba has none on the CPU. Arithmetic on float32 is in
-float64, which costs the same time on whatever does not fit the first caches. The halves, of which
-twice as many come in that time, are computed in float32, with the mean in two words.
+float64, for its digits and its range; it costs nothing where memory bounds, and where caches hold
+rows of channels up to a quarter of the time. The halves are computed in float32, with the mean in
+two words.
 """
 
 from __future__ import annotations
