@@ -20,8 +20,8 @@ _I64 = ir.IntType(64)
 
 AHEAD = 2048  # elements
 ROWS = 8  # rows of channels, of up to `TILE` elements
-TOGETHER = 64  # of them, asked for at once
-SHORT = 256  # of a segment all of whose lines may be
+TOGETHER = 64  # elements of several short segments, asked for at once
+SHORT = 256  # elements of a segment that is asked for at once, at most
 FAR = 2**19  # bytes of a tensor of channels in segments; in a network, caches hold little of less
 FAR_ROWS = 2**18  # of rows, of which four go together: hardware loses such streams
 FAR_AGAIN = 2**22  # of rows that were read before for their sums
@@ -35,7 +35,7 @@ def far(p: Any, least: Any, tag: Any) -> Any:
 
 @mapping
 def asks_first(p: Any, n: Any, tag: Any) -> Any:
-    """Whether what is written must ask for segments of n, since no sums were taken of them."""
+    """Whether writing must ask for segments of n: this launch takes no sums of them."""
     return p.measure == 0 and n <= SHORT and far(p, FAR, tag)
 
 

@@ -51,7 +51,7 @@ def shifts(p: Any, first: Any, n: Any, w: Any, tag: Any) -> None:
         put(w, k, load(x, start + k * step, tag), WIDE)
     if narrow(tag) and p.weights == 0:
         few, apart = min(p.inner, FEW), 1
-        if few == 1:
+        if p.columns != 0:
             few, apart = min(p.outer, FEW), p.x_outer
         for j in range(1, few):
             for k in range(n):
@@ -66,7 +66,8 @@ def shifts(p: Any, first: Any, n: Any, w: Any, tag: Any) -> None:
 def moments(p: Any, first: Any, n: Any, w: Any) -> None:
     """The moments from the sums of ``x - shift`` and of its square, where `shifts` has been.
 
-    The shift is one of the values, so that ``q / n`` is at most n times the variance: in float64
+    The shift is a value or the mean of a few, so that ``q / n`` is at most n times the variance: in
+    float64
     the difference keeps its digits, and a constant channel gives its value and 0 exactly.
     """
     zero, size = vectors.filled(0.0, WIDE), float(p.outer * p.inner)
