@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from batchnorm.kernels import _memory, _recycled, numba, plain
+from batchnorm.kernels import _in_place, _memory, _recycled, numba, plain
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
 
@@ -79,6 +79,11 @@ def test_nothing_beside_the_tensors_is_touched(
             gradients = numba.backward(dy, call, moments, False, (True, residual is not None))
             assert bool(y.isfinite().all())
             assert bool(gradients.x.isfinite().all())
+        call = Call(make(like, at_end), weight, 0.5 * weight, None, None, *call[5:])
+        moments = _in_place.forward(numba, call)
+        gradients = numba.backward_from_output(dy, call, moments, False, (True, False))
+        assert bool(call.x.isfinite().all())
+        assert bool(gradients.x.isfinite().all())
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 7, 7), (37, 3), (9, 3, 5, 1)])
@@ -92,5 +97,21 @@ def test_lanes_left_out_enter_no_sum(shape, slope, dtype):
     call = Call(x, torch.ones(3), torch.full((3,), -1.0), None, None, 0.0, activation)
     got = numba.backward(dy, call, moments, True, (True, False))
     right = plain.backward(dy, call, moments, True, (True, False))
+    torch.testing.assert_close(got.bias, right.bias)
+    torch.testing.assert_close(got.weight, right.weight)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7, 7), (37, 3), (9, 3, 5, 1)])
+@pytest.mark.parametrize("slope", [1e-310, 1e-39, 1e39])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lanes_left_out_of_the_output_enter_no_sum(shape, slope, dtype):
+    """No element lies below zero, where a slope's inverse may not be finite."""
+    y, dy = (torch.rand(shape) + 3).to(dtype), torch.ones(shape).to(dtype)
+    moments = torch.tensor([[1.0] * 3, [0.0] * 3, [1.0] * 3], dtype=torch.float64)
+    activation = Activation("leaky_relu", slope)
+    call = Call(y, torch.ones(3), torch.full((3,), 0.5), None, None, 0.0, activation)
+    got = numba.backward_from_output(dy, call, moments, False, (True, False))
+    right = plain.backward_from_output(dy, call, moments, False, (True, False))
+    torch.testing.assert_close(got.x, right.x)
     torch.testing.assert_close(got.bias, right.bias)
     torch.testing.assert_close(got.weight, right.weight)

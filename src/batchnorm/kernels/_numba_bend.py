@@ -1,6 +1,7 @@
 """Identity, ReLU and leaky ReLU, in vectors: the activations that cost nothing.
 
-`bent` is what `bends` makes: a zero, the slope below it, and whether that is flat.
+`bent` is what `bends` makes: a zero, the slope below it, and whether that is flat; or, where loops
+read the output instead of the input, what `unbends` makes: the same, and the slope's inverse.
 """
 
 from __future__ import annotations
@@ -24,6 +25,19 @@ def bends(p: Any, flat: Any, tag: Any) -> Any:
 
 
 @inline_mapping
+def unbends(p: Any, tag: Any) -> Any:
+    """What `unbend` takes; nothing that is flat has an inverse."""
+    return filled(0.0, tag), filled(p.slope, tag), False, filled(1 / p.slope, tag)
+
+
+@inline_mapping
+def unbend(y: Any, bent: Any) -> Any:
+    """The argument of `bend` from what that gave."""
+    zero, _, _, inverse = bent
+    return choose(y > zero, y, inverse * y)
+
+
+@inline_mapping
 def bend(z: Any, bent: Any) -> Any:
     """ReLU, or leaky ReLU, which for a slope of 1 is the identity."""
     zero, slope, flat = bent
@@ -35,7 +49,7 @@ def bend(z: Any, bent: Any) -> Any:
 @inline_mapping
 def bend_back(g: Any, z: Any, bent: Any) -> Any:
     """The gradient of `bend`; where that is flat it is zero, whatever comes in."""
-    zero, slope, flat = bent
+    zero, slope, flat = bent[:3]
     if flat:
         return choose(z > zero, g, zero)
     return choose(z > zero, g, slope * g)

@@ -1,4 +1,4 @@
-"""Numba's kernels as C functions, ten for each element type, compiled when first used."""
+"""Numba's kernels as C functions, twelve for each element type, compiled when first used."""
 
 from __future__ import annotations
 
@@ -13,21 +13,17 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 import torch
-from numba import carray
 from numba.core.caching import FunctionCache
 
 from batchnorm.kernels import _numba_channels as channels
 from batchnorm.kernels import _numba_planar as planar
 from batchnorm.kernels import _numba_recover as recover
+from batchnorm.kernels import _numba_recover_general as recover_general
 from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_rows as rows
-from batchnorm.kernels._numba_call import FIELDS
-from batchnorm.kernels._numba_machine import count_up, room
-from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import TAGS, TILE, TILES
-from batchnorm.kernels._numba_share import clear, counter, meet, number, share
+from batchnorm.kernels._numba_drive import drive
+from batchnorm.kernels._numba_memory import TAGS
 
-WRITING = 3  # the phase
 _COMPILED_IN = "_activation.py", "_layout.py", "_processor.py"  # numbers of theirs, or answers
 _DAMAGED = pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError, ImportError
 
@@ -46,47 +42,20 @@ class Kernel(NamedTuple):
     owner: Any
 
 
-@mapping
-def _drive(
-    pointer: Any, tag: Any, real: Any, tasks: Any, run: Any, sum_up: Any, write: Any
-) -> None:
-    """Run the tasks of the phases that the record names, among as many threads as come.
-
-    The phase that writes begins with what was read last.
-    """
-    p = carray(pointer, 1, FIELDS)[0]
-    work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
-    me = number(p)
-    if p.threads == 1:  # several find them cleared: none may start before the others
-        clear(p)
-    for phase in range(p.phase, p.phase_end):
-        count, done = tasks(p, phase), 0
-        for turn in range(p.threads):
-            owner, low, most = share(p, me, turn, count)
-            taken = count_up(counter(p, phase, owner), 1)
-            while taken < most:
-                task = low + (most - 1 - taken if phase == WRITING else taken)
-                run(p, phase, task, work, tag, sum_up, write)
-                done += 1
-                taken = count_up(counter(p, phase, owner), 1)
-        if p.threads > 1 and phase + 1 < p.phase_end:
-            meet(p, phase, done, count)
-
-
 # What these close over is part of the key in Numba's cache: the element type, the type in which
 # activations are computed, and our sources. Functions must be looked up in a module to be cached.
 
 
 def _planar_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def planar_forward(p: Any) -> None:
-        _drive(p, variant[0], real, channels.tasks, channels.forward, planar.measure, planar.write)
+        drive(p, variant[0], real, channels.tasks, channels.forward, planar.measure, planar.write)
 
     return planar_forward
 
 
 def _planar_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def planar_forward_general(p: Any) -> None:
-        _drive(
+        drive(
             p,
             variant[0],
             real,
@@ -101,14 +70,14 @@ def _planar_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[An
 
 def _planar_backward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def planar_backward(p: Any) -> None:
-        _drive(p, variant[0], real, channels.tasks, channels.backward, planar.reduce, planar.spread)
+        drive(p, variant[0], real, channels.tasks, channels.backward, planar.reduce, planar.spread)
 
     return planar_backward
 
 
 def _planar_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def planar_backward_general(p: Any) -> None:
-        _drive(
+        drive(
             p,
             variant[0],
             real,
@@ -123,7 +92,7 @@ def _planar_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[A
 
 def _planar_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def planar_recover(p: Any) -> None:
-        _drive(
+        drive(
             p,
             variant[0],
             real,
@@ -136,16 +105,31 @@ def _planar_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None
     return planar_recover
 
 
+def _planar_recover_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+    def planar_recover_general(p: Any) -> None:
+        drive(
+            p,
+            variant[0],
+            real,
+            channels.tasks,
+            channels.backward,
+            recover_general.planar_reduce,
+            recover_general.planar_spread,
+        )
+
+    return planar_recover_general
+
+
 def _rows_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def rows_forward(p: Any) -> None:
-        _drive(p, variant[0], real, blocks.tasks, rows.forward, rows.measure, rows.write)
+        drive(p, variant[0], real, blocks.tasks, rows.forward, rows.measure, rows.write)
 
     return rows_forward
 
 
 def _rows_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def rows_forward_general(p: Any) -> None:
-        _drive(
+        drive(
             p,
             variant[0],
             real,
@@ -160,14 +144,14 @@ def _rows_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any]
 
 def _rows_backward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def rows_backward(p: Any) -> None:
-        _drive(p, variant[0], real, blocks.tasks, rows.backward, rows.reduce, rows.spread)
+        drive(p, variant[0], real, blocks.tasks, rows.backward, rows.reduce, rows.spread)
 
     return rows_backward
 
 
 def _rows_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def rows_backward_general(p: Any) -> None:
-        _drive(
+        drive(
             p,
             variant[0],
             real,
@@ -182,7 +166,7 @@ def _rows_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any
 
 def _rows_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def rows_recover(p: Any) -> None:
-        _drive(
+        drive(
             p,
             variant[0],
             real,
@@ -195,6 +179,21 @@ def _rows_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     return rows_recover
 
 
+def _rows_recover_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+    def rows_recover_general(p: Any) -> None:
+        drive(
+            p,
+            variant[0],
+            real,
+            blocks.tasks,
+            rows.backward,
+            recover_general.rows_reduce,
+            recover_general.rows_spread,
+        )
+
+    return rows_recover_general
+
+
 _BUILDERS = {
     ("forward", True, False): _planar_forward,
     ("forward", True, True): _planar_forward_general,
@@ -205,7 +204,9 @@ _BUILDERS = {
     ("backward", False, False): _rows_backward,
     ("backward", False, True): _rows_backward_general,
     ("recover", True, False): _planar_recover,
+    ("recover", True, True): _planar_recover_general,
     ("recover", False, False): _rows_recover,
+    ("recover", False, True): _rows_recover_general,
 }
 VARIANTS = tuple(_BUILDERS)
 

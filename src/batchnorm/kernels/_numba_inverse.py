@@ -1,7 +1,4 @@
-"""From an activation's output to its argument and to its derivative there.
-
-Compiled functions that others take as arguments must be looked up in a module to be cached.
-"""
+"""From ELU's output to its argument and to its derivative there."""
 
 from __future__ import annotations
 
@@ -28,12 +25,6 @@ def log1p(x: Any) -> Any:
 
 
 @mapping
-def bend(y: Any, parameter: Any, inverse: Any, zero: Any, one: Any) -> Any:
-    """Identity and leaky ReLU, of a slope below zero and its inverse."""
-    return (y, one) if y > zero else (y * inverse, parameter)
-
-
-@mapping
 def elu(y: Any, parameter: Any, inverse: Any, zero: Any, one: Any) -> Any:
-    """ELU, of its alpha and the inverse."""
+    """The argument and the derivative, of an output, alpha and its inverse."""
     return (y, one) if y > zero else (log1p(y * inverse), y + parameter)

@@ -1,14 +1,15 @@
 """What every loop does with a vector of elements: centre, line up, bend, and back.
 
 `words` is ``(mean, low, scale, bias)`` in vectors, with the mean in two words where elements are
-computed in float32; `r` is the address of the residual, or None.
+computed in float32; `r` is the address of the residual, or None. Where `bent` is what `unbends`
+makes, x is the output that was written over the input, and the bias stands where the mean does.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from batchnorm.kernels._numba_bend import bend, bend_back
+from batchnorm.kernels._numba_bend import bend, bend_back, unbend
 from batchnorm.kernels._numba_math import inline_mapping
 from batchnorm.kernels._numba_scalar import fit
 from batchnorm.kernels._numba_vector import centre, filled
@@ -50,8 +51,12 @@ def normal(x: Any, j: Any, r: Any, i: Any, words: Any, bent: Any, mask: Any, tag
 def gradient(
     x: Any, j: Any, r: Any, i: Any, dy: Any, k: Any, words: Any, bent: Any, mask: Any, tag: Any
 ) -> Any:
-    """``g = f'(z) dy``, and d; dy from k on."""
-    d, z = _line_up(x, j, r, i, words, mask, tag)
+    """``g = f'(z) dy``, and d; dy from k on. From the output, ``d = z - bias``."""
+    if len(bent) == 4:
+        z = unbend(read(x, j, mask, tag), bent)
+        d = centre(z, words[0], words[1])
+    else:
+        d, z = _line_up(x, j, r, i, words, mask, tag)
     return bend_back(read(dy, k, mask, tag), z, bent), d
 
 

@@ -78,11 +78,17 @@ def write_general(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, t
 
 
 @mapping
-def reduce(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
-    """Add a part's sums of g and ``g (x - mean)``, with an activation that is a bend."""
+def reduce_by(p: Any, c: Any, channels: Any, part: Any, w: Any, tag: Any, each: Any) -> None:
+    """Add a part's sums of g and ``g (x - mean)``, by the function given for segments."""
     o, i, count, n = segments.bounds(p, part)
     x, r, dy = segments.inputs(p, o, c, i, tag)
-    sums.reduce(p, x, r, dy, channels, count, n, w, ahead.far(p, ahead.FAR, tag), tag)
+    each(p, x, r, dy, channels, count, n, w, ahead.far(p, ahead.FAR, tag), tag)
+
+
+@mapping
+def reduce(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
+    """Add a part's sums, with an activation that is a bend."""
+    reduce_by(p, c, channels, part, w, tag, sums.reduce)
 
 
 @mapping
@@ -103,15 +109,21 @@ def reduce_general(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, 
 
 
 @mapping
-def spread(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
-    """A part's gradient of x, and of the residual if there is one."""
+def spread_by(p: Any, c: Any, channels: Any, part: Any, w: Any, tag: Any, each: Any) -> None:
+    """A part's gradient of x, and of the residual if there is one, by the function given."""
     o, i, count, n = segments.bounds(p, part)
     x, r, dy = segments.inputs(p, o, c, i, tag)
     dx, dr = segments.outputs(p, o, c, i, tag)
     streams = _streams(p, n, tag)
-    outputs.spread(p, x, r, dy, dx, dr, channels, count, n, w, streams, tag)
+    each(p, x, r, dy, dx, dr, channels, count, n, w, streams, tag)
     if streams:
         fence()
+
+
+@mapping
+def spread(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
+    """A part's gradients, with an activation that is a bend."""
+    spread_by(p, c, channels, part, w, tag, outputs.spread)
 
 
 @mapping

@@ -139,9 +139,7 @@ def prepare(
         return Prepared(planned, None, (), count)
     masked, out, out_residual, measure, fixed = flags
     bend = kind in _BENDS and not masked
-    if direction == "recover":
-        bend = True  # its only kernel
-    elif direction == "backward" and (out or out_residual):
+    if direction == "backward" and (out or out_residual):
         # the quick kernel writes the gradient of x, and the residual's only beside it
         bend = bend and out and (residual is not None or not out_residual)
     like = planned.layout

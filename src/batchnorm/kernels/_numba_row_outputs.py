@@ -11,7 +11,7 @@ from typing import Any
 from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import ROWS
-from batchnorm.kernels._numba_bend import bends, flat
+from batchnorm.kernels._numba_bend import bends, flat, unbends
 from batchnorm.kernels._numba_line import normal, pulled
 from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
@@ -180,3 +180,22 @@ def spread_one(
         _spread(x, r, dy, dx, dr, n, v, f, bent, False, False, ONE, tag)
     else:
         _spread(x, None, dy, dx, None, n, v, f, bent, False, False, ONE, tag)
+
+
+@mapping
+def spread_from_output(
+    p: Any, y: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, far: Any,
+    streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    """As `spread`, from the output; no residual."""
+    lay_stack()
+    _spread(y, None, dy, dx, None, n, v, f, unbends(p, tag), far, streams, FOUR, tag)
+
+
+@mapping
+def spread_one_from_output(
+    p: Any, y: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, tag: Any
+) -> None:
+    """As `spread_from_output`, in one row."""
+    lay_stack()
+    _spread(y, None, dy, dx, None, n, v, f, unbends(p, tag), False, False, ONE, tag)

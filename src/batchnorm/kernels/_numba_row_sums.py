@@ -7,7 +7,7 @@ from typing import Any
 from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import ROWS
-from batchnorm.kernels._numba_bend import bends, flat
+from batchnorm.kernels._numba_bend import bends, flat, unbends
 from batchnorm.kernels._numba_line import gradient
 from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
@@ -47,8 +47,8 @@ def _collect(
     for k in range(len(rows)):
         here, there, i = j + row(x, k), j + row(dy, k), j + row(r, k)
         g, d = gradient(x[0], here, start(r), i, dy[0], there, line, bent, mask, tag)
-        g = vectors.within(mask, g)  # a slope may be infinite
-        a, b = a + g, b + g * d
+        g = vectors.within(mask, g)  # a slope may be infinite, and so may its inverse
+        a, b = a + g, b + g * vectors.within(mask, d)
     memory.add_to(s, q, j, a, b)
 
 
@@ -95,3 +95,21 @@ def reduce_one(
         _reduce(x, r, dy, n, v, f, bent, s, q, False, ONE, tag)
     else:
         _reduce(x, None, dy, n, v, f, bent, s, q, False, ONE, tag)
+
+
+@mapping
+def reduce_from_output(
+    p: Any, y: Any, r: Any, dy: Any, n: Any, v: Any, f: Any, s: Any, q: Any, far: Any, tag: Any
+) -> None:
+    """Add g and ``g (z - bias)`` of four rows, from the output; no residual."""
+    lay_stack()
+    _reduce(y, None, dy, n, v, f, unbends(p, tag), s, q, far, FOUR, tag)
+
+
+@mapping
+def reduce_one_from_output(
+    p: Any, y: Any, r: Any, dy: Any, n: Any, v: Any, f: Any, s: Any, q: Any, tag: Any
+) -> None:
+    """As `reduce_from_output`, of one row."""
+    lay_stack()
+    _reduce(y, None, dy, n, v, f, unbends(p, tag), s, q, False, ONE, tag)

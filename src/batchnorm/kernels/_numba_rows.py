@@ -79,9 +79,8 @@ def _streams(p: Any, tag: Any) -> Any:
 def write(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a block, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
-    f = p.columns
     far, streams = ahead.far(p, ahead.FAR_AGAIN, tag), _streams(p, tag)
-    for start in range(0, f, TILE):
+    for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
         row = stop
         while row > first:
@@ -91,9 +90,9 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
             y, _ = blocks.outputs(p, row, start, tag)
             n = blocks.length(p, row, start)
             if together:
-                outputs.normalize(p, x, r, y, n, v, f, far, streams, tag)
+                outputs.normalize(p, x, r, y, n, v, p.columns, far, streams, tag)
             else:
-                outputs.normalize_one(p, x, r, y, n, v, f, tag)
+                outputs.normalize_one(p, x, r, y, n, v, p.columns, tag)
     if streams:
         fence()
 
@@ -137,27 +136,32 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
 
 
 @mapping
-def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
-    """A block's sums of g and ``g (x - mean)``, with an activation that is a bend."""
+def reduce_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> None:
+    """A block's sums of g and ``g (x - mean)``, by the functions given for four rows and one."""
     first, stop = blocks.block(p, part)
-    f = p.columns
     s, q = blocks.begin(p, part, work)
     far = ahead.far(p, ahead.FAR_ROWS, tag)
-    for start in range(0, f, TILE):
+    for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
         row = first
         while row < stop:
             x, r, dy = blocks.inputs(p, row, start, tag)
             n = blocks.length(p, row, start)
             if blocks.four(p, row, stop, start):
-                sums.reduce(p, x, r, dy, n, v, f, s, q, far, tag)
+                four(p, x, r, dy, n, v, p.columns, s, q, far, tag)
                 row += 4
             else:
-                sums.reduce_one(p, x, r, dy, n, v, f, s, q, tag)
+                one(p, x, r, dy, n, v, p.columns, s, q, tag)
                 row += 1
             if (row - first) % blocks.FEW == 0:
                 blocks.flush(p, start, work, tag)
         blocks.finish(p, part, start, work, tag)
+
+
+@mapping
+def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
+    """A block's sums, with an activation that is a bend."""
+    reduce_by(p, part, work, tag, sums.reduce, sums.reduce_one)
 
 
 @mapping
@@ -183,12 +187,11 @@ def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
 
 
 @mapping
-def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
-    """A block's gradient of x, and of the residual if there is one."""
+def spread_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> None:
+    """A block's gradient of x, and of the residual if there is one, by the functions given."""
     first, stop = blocks.block(p, part)
-    f = p.columns
     far, streams = ahead.far(p, ahead.FAR_AGAIN, tag), _streams(p, tag)
-    for start in range(0, f, TILE):
+    for start in range(0, p.columns, TILE):
         v = p.scratch + constant_size(tag) * start
         row = stop
         while row > first:
@@ -198,11 +201,17 @@ def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
             dx, dr = blocks.outputs(p, row, start, tag)
             n = blocks.length(p, row, start)
             if together:
-                outputs.spread(p, x, r, dy, dx, dr, n, v, f, far, streams, tag)
+                four(p, x, r, dy, dx, dr, n, v, p.columns, far, streams, tag)
             else:
-                outputs.spread_one(p, x, r, dy, dx, dr, n, v, f, tag)
+                one(p, x, r, dy, dx, dr, n, v, p.columns, tag)
     if streams:
         fence()
+
+
+@mapping
+def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
+    """A block's gradients, with an activation that is a bend."""
+    spread_by(p, part, work, tag, outputs.spread, outputs.spread_one)
 
 
 @mapping

@@ -20,7 +20,7 @@ from batchnorm.kernels._numba_ahead import (
     hop_on,
     next_written,
 )
-from batchnorm.kernels._numba_bend import bends, flat
+from batchnorm.kernels._numba_bend import bends, flat, unbends
 from batchnorm.kernels._numba_constants import line_of, pull_of
 from batchnorm.kernels._numba_line import in_vectors, in_words, normal, pulled
 from batchnorm.kernels._numba_machine import lay_stack
@@ -179,3 +179,13 @@ def spread(
         _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, True, tag), streams, tag)
     else:
         _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, False, tag), streams, tag)
+
+
+@mapping
+def spread_from_output(
+    p: Any, y: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
+    streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    """As `spread`, from the output; no residual."""
+    lay_stack()
+    _spread(p, y, None, dy, dx, None, channels, count, n, w, unbends(p, tag), streams, tag)

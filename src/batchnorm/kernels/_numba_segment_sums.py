@@ -12,7 +12,7 @@ from typing import Any
 from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import after, ask, hop
-from batchnorm.kernels._numba_bend import bends, flat
+from batchnorm.kernels._numba_bend import bends, flat, unbends
 from batchnorm.kernels._numba_constants import add_to, line_of, shift_of
 from batchnorm.kernels._numba_line import gradient, in_words
 from batchnorm.kernels._numba_machine import lay_stack
@@ -175,3 +175,12 @@ def reduce(
         _reduce(p, x, None, dy, channels, count, n, w, bends(p, True, tag), far, tag)
     else:
         _reduce(p, x, None, dy, channels, count, n, w, bends(p, False, tag), far, tag)
+
+
+@mapping
+def reduce_from_output(
+    p: Any, y: Any, r: Any, dy: Any, channels: Any, count: Any, n: Any, w: Any, far: Any, tag: Any
+) -> None:
+    """Add sums of g and of ``g (z - bias)``, from the output; no residual."""
+    lay_stack()
+    _reduce(p, y, None, dy, channels, count, n, w, unbends(p, tag), far, tag)

@@ -115,4 +115,6 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
 def _words(direction: str, planar: bool, general: bool) -> str:
     words = "backward from the output" if direction == "recover" else direction
     words += ", NCHW" if planar else ", channels last"
-    return words + (", any activation and mask" if general else "")
+    if not general:
+        return words
+    return words + (" of ELU" if direction == "recover" else ", any activation and mask")
