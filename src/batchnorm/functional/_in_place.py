@@ -61,19 +61,21 @@ def _batch_norm(
 ) -> Tensor | None:
     weight, bias = call[1:3]
     graph = torch.is_grad_enabled() and _differentiable(x, weight, bias, call.residual)
-    reason = reserved(x, call, running, graph)
+    over = None if known is None else known.over
+    places = None if over is None else over.places(x, weight, bias, *running[:2])
+    reason = reserved(x, call, running, graph, places is not None)
     if reason is None:
         fixed = seen = moments = own = None
         if how.fixed:
             if running.moves:
                 seen = how.backend.statistics(call.x.detach(), call.mask)
             fixed = fixed_moments(*before(running, seen), plain=True)
-        over = None if known is None else known.over
-        if over is not None and not graph:
-            moments = over.forward(x, weight, bias, fixed)
-        elif over is not None and fixed is None:
-            own, written = over.within_limits(x, weight, bias)
-            moments = own if written else None
+        if over is not None and places is not None:
+            if not graph:
+                moments = over.forward(x, places, fixed)
+            elif fixed is None:
+                own, written = over.within_limits(x, places)
+                moments = own if written else None
         if moments is None:
             with torch.no_grad():
                 moments = _write(how.backend, call._replace(x=call.x.detach()), fixed, graph, own)

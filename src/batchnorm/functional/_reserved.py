@@ -23,7 +23,9 @@ _READ = ("weight", "bias", "residual", "mask", "running_mean", "running_var")
 _INPUTS = {"self", "input", "weight", "bias", "other", "mat1", "mat2", "batch1", "batch2", "mask"}
 
 
-def reserved(x: Tensor, call: Call, running: Running, graph: bool) -> str | None:
+def reserved(
+    x: Tensor, call: Call, running: Running, graph: bool, apart: bool = False
+) -> str | None:
     """Why `x` must not be overwritten, as far as can be seen before the backward pass.
 
     Args:
@@ -31,12 +33,13 @@ def reserved(x: Tensor, call: Call, running: Running, graph: bool) -> str | None
         call: what to compute.
         running: running statistics.
         graph: whether autograd records the call.
+        apart: whether it is known to share no memory with what the call reads besides.
     """
     if not torch.is_inference_mode_enabled():
         for t in call[:3]:
             if t is not None and t.is_inference():
                 return "the call is outside inference mode, and has a tensor that was made in it"
-    shared = _shared(call, running)
+    shared = None if apart else _shared(call, running)
     if shared is not None:
         return f"{shared} shares memory with the input, and lies otherwise"
     return _needed(x) if graph else None

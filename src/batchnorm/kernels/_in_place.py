@@ -161,8 +161,12 @@ def _range(weight: Tensor) -> tuple[float, float]:
 
 
 def _spread(moments: Tensor, eps: float) -> float:
-    """The largest spread of xhat in any channel."""
-    var = float(moments[2].amax())
+    """The largest spread of xhat in any channel; NaN where no variance is finite.
+
+    A channel whose variance is not has no digits to be lost.
+    """
+    finite = moments[2][moments[2].isfinite()]
+    var = float(finite.amax()) if finite.numel() else math.nan
     return math.sqrt(var / (var + eps))
 
 

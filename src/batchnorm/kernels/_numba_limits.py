@@ -1,4 +1,9 @@
-"""Whether an input can be had back from the output over it, told for all channels in one go."""
+"""Whether an input can be had back from the output over it, told for all channels in one go.
+
+What a bias may be depends on how far xhat spreads. Of that a few values tell enough: those of a
+channel vary together no less than any of them do among themselves. So most inputs need not be read
+once more before they are overwritten.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +17,22 @@ from typing import Any
 import numpy as np
 import torch
 from numba import carray
-from torch import Tensor
 
-from batchnorm.kernels._address import LOW, held
 from batchnorm.kernels._layout import Layout
 from batchnorm.kernels._numba_call import PARAMETER_TYPES, parameter
 from batchnorm.kernels._numba_compile import Kernel, c_function, stamp
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import TAGS, WIDE, load, put
 
-_VARYING = ("beyond", "x", "moments", "weight", "bias", "scratch")
-_INTEGERS = (*_VARYING, "outer", "channels", "inner", "weight_type", "bias_type")
+_VARYING = ("beyond", "x", "moments", "weight", "bias")
+_INTEGERS = (*_VARYING, "scratch", "outer", "channels", "inner", "weight_type", "bias_type")
 _REALS = ("eps", "least", "most", "shifted", "saturated")
 _FIELDS = np.dtype([(n, np.int64) for n in _INTEGERS] + [(n, np.float64) for n in _REALS])
 _PACK = struct.Struct(f"{len(_INTEGERS)}q{len(_REALS)}d")
 _PACK_VARYING = struct.Struct(f"{len(_VARYING)}q")
 _ANSWER = struct.Struct("q")
+_SOME = 4  # channels, about so many of which values are looked at
+_FEW = 256  # values of one, at most
 
 
 class Limits:
@@ -64,44 +69,74 @@ class Limits:
         self._dtype = dtype
         self._free: list[Any] = []  # records not in use; taking one and giving it back are atomic
 
-    def within(
-        self, x: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | None
-    ) -> bool:
-        """Whether all is within the limits; the moments are read for a bias and under ELU alone."""
+    def within(self, x: int, moments: int, weight: int, bias: int) -> bool:
+        """Whether all is within the limits, given addresses; 0 for no weight or bias.
+
+        The moments are read for a bias and under ELU alone. Without them it is told for a bias from
+        a few values of x, and "no" means that those do not suffice. ELU needs moments.
+        """
         try:
             record = self._free.pop()
         except IndexError:
-            record = (ctypes.c_char * self._length)()
-            _PACK.pack_into(record, 0, *(0,) * len(_VARYING), *self._constant)
-        _PACK_VARYING.pack_into(
-            record, 0, 0, at if (at := x.data_ptr()) > LOW else held("x", x), moments.data_ptr(),
-            0 if weight is None
-            else at if (at := weight.data_ptr()) > LOW else held("weight", weight),
-            0 if bias is None else at if (at := bias.data_ptr()) > LOW else held("bias", bias),
-            ctypes.addressof(record) + _PACK.size,
-        )  # fmt: skip
+            record = self._record()
+        _PACK_VARYING.pack_into(record, 0, 0, x, moments, weight, bias)
         kernel(self._dtype).function(record)
         (beyond,) = _ANSWER.unpack_from(record)
         self._free.append(record)
         return beyond == 0
 
+    def _record(self) -> Any:
+        record = (ctypes.c_char * self._length)()
+        scratch = ctypes.addressof(record) + _PACK.size
+        _PACK.pack_into(record, 0, *(0,) * len(_VARYING), scratch, *self._constant)
+        return record
+
 
 @mapping
-def _spread(p: Any) -> Any:
-    """The largest spread of xhat in any channel; NaN where a variance is not finite."""
-    most = 0.0
+def _largest(p: Any) -> Any:
+    """The largest variance of a channel, of those that are finite; NaN if none is."""
+    most = np.nan
     for c in range(p.channels):
         var = load(p.moments, 2 * p.channels + c, WIDE)
-        if not var < np.inf:
-            return np.nan
-        most = max(most, var)
-    return math.sqrt(most / (most + p.eps))
+        if var < np.inf and not var <= most:
+            most = var
+    return most
 
 
 @mapping
-def _parameters(p: Any) -> Any:
+def _scatter(p: Any, c: Any, tag: Any) -> Any:
+    """The sum of squares of a channel's first values about their mean."""
+    start, s, q, seen = c * p.inner, 0.0, 0.0, 0
+    first = load(p.x, start, tag)
+    for _ in range(p.outer):
+        n = min(p.inner, _FEW - seen)
+        for i in range(start, start + n):
+            d = load(p.x, i, tag) - first
+            s, q = s + d, q + d * d
+        seen, start = seen + n, start + p.channels * p.inner
+        if seen == _FEW:
+            break
+    return q - s * s / seen
+
+
+@mapping
+def _at_least(p: Any, tag: Any) -> Any:
+    """What the largest variance is no less than; NaN where a few values do not tell."""
+    most = np.nan
+    for c in range(0, p.channels, max(p.channels // _SOME, 1)):
+        var = _scatter(p, c, tag) / (p.outer * p.inner)
+        if 0.0 < var < np.inf and not var <= most:
+            most = var
+    return most
+
+
+@mapping
+def _parameters(p: Any, tag: Any) -> Any:
     """How many channels' parameters are beyond their limits."""
-    most = p.shifted * _spread(p) if p.bias != 0 else 0.0
+    most = 0.0
+    if p.bias != 0:
+        var = _at_least(p, tag) if p.moments == 0 else _largest(p)
+        most = p.shifted * math.sqrt(var / (var + p.eps))
     beyond = 0
     for c in range(p.channels):
         gamma = abs(parameter(p.weight, p.weight_type, c, 1.0))
@@ -141,7 +176,7 @@ def _body(variant: tuple[Any, str]) -> Callable[[Any], None]:
     def limits(pointer: Any) -> None:
         records = carray(pointer, 1, _FIELDS)
         p = records[0]
-        beyond = _parameters(p)
+        beyond = _parameters(p, variant[0])
         if beyond == 0 and p.saturated > 0:
             beyond = _saturated(p, variant[0])
         records[0].beyond = beyond
