@@ -142,6 +142,43 @@ def test_whatever_changes_is_noticed(name, lay, asked):
     assert not same(before, untouched)  # running statistics have moved
 
 
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("lay", ["contiguous", "channels_last"])
+def test_whatever_changes_is_noticed_in_place(name, lay, asked):
+    layer, x = BatchNormAct2d(4, "leaky_relu", inplace=True), torch.randn(6, 4, 5, 4)
+    if lay == "channels_last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    nn.init.uniform_(layer.weight, 0.5, 1.5)
+    for _ in range(3):
+        outcome(layer, x, None)
+    assert len(asked) == 1
+    twin = copy.deepcopy(layer)
+    for turn in range(2):
+        expected = outcome(twin, x, CHANGES[name](twin) if turn == 0 else None)
+        got = outcome(layer, x, CHANGES[name](layer) if turn == 0 else None)
+        assert same(got, expected)
+
+
+def test_an_input_that_must_stay_is_left_alone_and_told_of_once(asked, caplog):
+    layer, x = BatchNormAct2d(4, "identity", inplace=True), torch.randn(6, 4, 5, 4)
+    twin = BatchNormAct2d(4, "identity")
+    x.requires_grad_()
+    for one in (layer, layer, twin, twin):
+        one(x * 1)
+    with caplog.at_level("INFO", logger="batchnorm"):
+        y = layer(x)
+    assert [record.getMessage() for record in caplog.records] == [
+        "batch norm not in place: the input is a leaf that requires a gradient"
+    ]
+    assert y is not x
+    assert torch.equal(y, twin(x))
+    assert layer.num_batches_tracked == twin.num_batches_tracked == 3
+    assert torch.equal(layer.running_var, twin.running_var)
+    z = x * 1
+    assert layer(z) is z
+    assert len(asked) == 2  # one of each layer
+
+
 def test_known_calls_are_not_asked_about(asked):
     layer, small, large = BatchNorm2d(4), torch.randn(6, 4, 5, 4), torch.randn(3, 4, 2, 2)
     for x in (small, large):

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from batchnorm.functional import _familiar
+from batchnorm.functional import _familiar, _in_place
 from batchnorm.functional._guards import Guards
+from batchnorm.functional._normalize import normalize
 from batchnorm.functional._recomputed import recomputing
 from batchnorm.functional._running import Running
 from batchnorm.functional._saved import hooked
@@ -26,6 +27,7 @@ class Usual:
         activation: applied last; None for none.
         parameters: weight and bias, of which only whether there is one counts, now and later.
         running: running statistics, likewise, and how they move.
+        inplace: whether to write the output over x.
     """
 
     __slots__ = (
@@ -36,6 +38,7 @@ class Usual:
         "_moves",
         "_training",
         "activation",
+        "inplace",
         "mode",
     )
 
@@ -47,8 +50,9 @@ class Usual:
         activation: Activation | None,
         parameters: tuple[Tensor | None, Tensor | None],
         running: Running,
+        inplace: bool,
     ) -> None:
-        self.mode, self.activation = mode, activation
+        self.mode, self.activation, self.inplace = mode, activation, inplace
         self._training, self._eps = training, eps
         self._momentum, self._moves = running.momentum, running.moves
         self._has = _present(*parameters, *running[:3])
@@ -74,7 +78,18 @@ class Usual:
         if known is None or hooked() or recomputing():
             return None
         running = Running(mean, var, batches, skipped, self._momentum, False, self._moves)
+        if self.inplace:
+            y = _in_place.again(known, x, weight, bias, running)
+            return self._fresh(x, weight, bias, running) if y is None else y
         return _familiar.batch_norm(known, known.again, x, weight, bias, running)
+
+    def _fresh(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running
+    ) -> Tensor:
+        """The output in fresh memory, as the log tells."""
+        f = self.activation
+        options = weight, bias, running, self._training, self._eps, f, None, None, False
+        return normalize(x, None, None, 1, options)
 
     def learn(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running
@@ -83,8 +98,9 @@ class Usual:
         if self._guards.full() or _present(weight, bias, *running[:3]) != self._has:
             return
         f = Activation.parse(self.activation)
-        known = _familiar.look(x, weight, bias, running, self._training, self._eps, f)
-        if known is not None and known.again is not None:
+        how = running, self._training, self._eps, f, None, self.inplace
+        known = _familiar.look(x, weight, bias, *how)
+        if known is not None and (known.over if self.inplace else known.again) is not None:
             mean, var = running[:2]
             self._guards.keep(_given((x, weight, bias, mean, var), self._has), known)
 

@@ -40,10 +40,10 @@ def normalized(
     axis, ambient = self.axis, None
     if isinstance(input, Proxy):
         return called(self, input, residual, mask)
-    alone = quiet() and parameters is residual is mask is None and not inplace
+    alone = quiet() and parameters is residual is mask is None
     changed = self.changed if alone else None
     usual = self.usual if alone else None
-    if usual is not None and usual.activation is activation and usual.mode is self.training:
+    if usual is not None and _same(usual, self, activation, inplace):
         y = usual.batch_norm(x, self._parameters, self._buffers)
         if y is not None:
             return y
@@ -77,7 +77,7 @@ def normalized(
     options = weight, bias, running, batch, self.eps, activation, None, rare, inplace
     y: Any = normalize(x, added, mask, axis, options)
     if alone and x is input:
-        _remember(self, x, activation, (weight, bias), running, batch)
+        _remember(self, x, activation, (weight, bias), running, batch, inplace)
         if self.changed is not changed:  # by another thread, meanwhile
             self.__dict__.pop("usual", None)
     return y if x is input else rewrapped(input, y)
@@ -90,6 +90,7 @@ def _remember(
     parameters: tuple[Tensor | None, Tensor | None],
     running: Running,
     batch: bool,
+    inplace: bool,
 ) -> None:
     """What this call has made known is for those like it, until an attribute changes."""
     if not self.plain or self.axis != 1 or self.bias_correction:
@@ -97,10 +98,17 @@ def _remember(
     if not (activation is None or type(activation) is Activation) or not ours(type(self)):
         return  # its options may change without being set
     usual = self.usual
-    if usual is None or usual.activation is not activation or usual.mode is not self.training:
-        usual = Usual(self.training, batch, self.eps, activation, parameters, running)
+    if usual is None or not _same(usual, self, activation, inplace):
+        usual = Usual(self.training, batch, self.eps, activation, parameters, running, inplace)
         self.__dict__["usual"] = usual
     usual.learn(x, *parameters, running)
+
+
+def _same(usual: Usual, self: Layer, activation: Activation | None, inplace: bool) -> bool:
+    """Whether a layer's calls are still of that kind."""
+    return (
+        usual.activation is activation and usual.mode is self.training and usual.inplace is inplace
+    )
 
 
 def _state(self: Layer) -> tuple[Tensor | None, ...]:
