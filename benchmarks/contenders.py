@@ -19,18 +19,12 @@ def laid_out(x, layout):
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
-class Source(torch.autograd.Function):
-    """A tensor as another layer would hand it over: no leaf, and free to be overwritten."""
+def handed_over(x):
+    """`x` as another layer would hand it over: no leaf, no view, and free to be overwritten.
 
-    @staticmethod
-    def forward(ctx, x):
-        return torch.empty(0, dtype=x.dtype).set_(
-            x.untyped_storage(), x.storage_offset(), x.size(), x.stride()
-        )
-
-    @staticmethod
-    def backward(ctx, dy):
-        return dy
+    An operator of torch's: a function in Python would add its ten microseconds to what is timed.
+    """
+    return torch.ops.aten._unsafe_view.default(x, x.shape)
 
 
 class Inputs:
@@ -63,7 +57,7 @@ def ours(case, inplace=False):
     layer = make(case.shape[1], "relu" if case.relu else None, inplace=inplace)
     if not inplace:
         return layer, layer
-    return layer, lambda x, residual: layer(Source.apply(x))
+    return layer, lambda x, residual: layer(handed_over(x))
 
 
 def eager(case, dtype=None):
