@@ -179,6 +179,16 @@ def test_an_input_that_must_stay_is_left_alone_and_told_of_once(asked, caplog):
     assert len(asked) == 2  # one of each layer
 
 
+def test_data_that_is_overwritten_fills_no_memory_of_calls():
+    layer, x = BatchNormAct2d(4, "identity", inplace=True), torch.randn(6, 4, 5, 4)
+    for _ in range(12):
+        y = layer(x.clone())  # which requires no gradient, as y does
+        assert y.requires_grad
+    for shape in [(3, 4, 2, 2), (5, 4, 3, 3)]:
+        layer(torch.randn(shape))
+    assert not layer.usual._guards.full()
+
+
 def test_known_calls_are_not_asked_about(asked):
     layer, small, large = BatchNorm2d(4), torch.randn(6, 4, 5, 4), torch.randn(3, 4, 2, 2)
     for x in (small, large):

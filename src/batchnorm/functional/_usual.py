@@ -101,8 +101,9 @@ class Usual:
         how = running, self._training, self._eps, f, None, self.inplace
         known = _familiar.look(x, weight, bias, *how)
         if known is not None and (known.over if self.inplace else known.again) is not None:
-            mean, var = running[:2]
-            self._guards.keep(_given((x, weight, bias, mean, var), self._has), known)
+            given = _given((x, weight, bias, *running[:2]), self._has)
+            if self._guards.find(given) is None:  # an x that was overwritten has a gradient since
+                self._guards.keep(given, known)
 
 
 def _present(*tensors: Tensor | None) -> tuple[bool, ...]:
