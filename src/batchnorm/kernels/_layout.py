@@ -14,6 +14,7 @@ _SHORT = 16  # segments below this are walked as rows
 _PART = 65536  # elements of a channel summed together
 _BLOCK = 32768  # elements of a block of rows summed together
 _MOST_BLOCKS = 64
+_LEAST = 32  # rows of a block: its sums are as long as two to four of them
 _TASK = 16384  # elements of short channels that are one task
 GROUP = 64  # channels whose constants are computed together, at most
 _ROW = 512  # rows are joined until about this long
@@ -120,7 +121,8 @@ def _divide(outer: int, width: int, touching: bool) -> tuple[int, int, int, int]
     short = touching and 2 * width <= _ROW
     joined = min(_ROW // width, max(1, outer // _SHORT)) if short else 1
     rows = -(-outer // joined)
-    span = max(16, -(-_BLOCK // (joined * width)), -(-rows // _MOST_BLOCKS))
+    span = max(_LEAST, -(-_BLOCK // (joined * width)), -(-rows // _MOST_BLOCKS))
+    span += -span % 4  # rows that go together
     return max(1, -(-rows // span)), span, joined * width, joined
 
 

@@ -86,7 +86,7 @@ def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, sp
         else:
             constants.sums(p, first, n, w)
     if (p.out or p.out_residual) and (phase == 0 or phase == 3):
-        constants.pulls(p, first, n, w)
+        constants.pulls(p, first, n, w, tag)
         for k in range(end - 1, part - 1, -1):
             spread(p, first, n, k, w, work, tag)
 

@@ -17,7 +17,7 @@ from batchnorm.kernels._layout import GROUP
 from batchnorm.kernels._numba_call import parameter, put_parameter
 from batchnorm.kernels._numba_math import inline_mapping, mapping
 from batchnorm.kernels._numba_memory import WIDE, load, put
-from batchnorm.kernels._numba_scalar import fit, narrow
+from batchnorm.kernels._numba_scalar import fit, narrow, roomy
 
 STEP = GROUP + 8  # a load waits for an earlier store whose address ends in the same 12 bits
 COUNT = rows.LOW  # until that is needed
@@ -150,9 +150,13 @@ def sums(p: Any, first: Any, n: Any, w: Any) -> None:
 
 
 @mapping
-def pulls(p: Any, first: Any, n: Any, w: Any) -> None:
-    """The a and b of ``dx = scale g - w (a + b xhat)``, where `line` has been."""
+def pulls(p: Any, first: Any, n: Any, w: Any, tag: Any) -> None:
+    """The a and b of ``dx = scale g - w (a + b xhat)``, where `line` has been.
+
+    Where there is room for it b takes invstd in, and invstd is 1.
+    """
     least, zero = vectors.filled(1e-300, WIDE), vectors.filled(0.0, WIDE)
+    one = vectors.filled(1.0, WIDE)
     of_a, of_b = p.sums, p.sums + 8 * p.channels
     for j in range(0, n, vectors.lanes(WIDE)):
         mask = vectors.first(n - j, WIDE)
@@ -163,7 +167,12 @@ def pulls(p: Any, first: Any, n: Any, w: Any) -> None:
             count = memory.read(p.moments, first + j, mask, WIDE)
             scale = _get(w, rows.SCALE, j, mask) / vectors.choose(count > least, count, least)
             _set(w, rows.A, j, scale * memory.read(of_a, first + j, mask, WIDE), mask)
-            _set(w, rows.B, j, scale * memory.read(of_b, first + j, mask, WIDE), mask)
+            b = scale * memory.read(of_b, first + j, mask, WIDE)
+            if roomy(tag):
+                b = b * _get(w, rows.INVSTD, j, mask)
+            _set(w, rows.B, j, b, mask)
+        if roomy(tag):
+            _set(w, rows.INVSTD, j, one, mask)
 
 
 @mapping

@@ -11,7 +11,7 @@ from typing import Any
 
 from batchnorm.kernels._numba_bend import bend, bend_back, unbend
 from batchnorm.kernels._numba_math import inline_mapping
-from batchnorm.kernels._numba_scalar import fit
+from batchnorm.kernels._numba_scalar import fit, roomy
 from batchnorm.kernels._numba_vector import centre, filled
 from batchnorm.kernels._numba_vector_memory import read
 
@@ -65,7 +65,10 @@ def pulled(
     x: Any, j: Any, r: Any, i: Any, dy: Any, k: Any, words: Any, pull: Any, bent: Any, mask: Any,
     tag: Any,
 ) -> Any:  # fmt: skip
-    """``dx = scale g - (a + b xhat)`` with ``pull = (a, b, invstd)``, and g."""
+    """``dx = scale g - (a + b xhat)`` with ``pull = (a, b, invstd)``, and g.
+
+    In float32 invstd has been multiplied into b.
+    """
     a, b, invstd = pull
     g, d = gradient(x, j, r, i, dy, k, words, bent, mask, tag)
-    return words[2] * g - (a + b * (invstd * d)), g
+    return words[2] * g - (a + b * (d if roomy(tag) else invstd * d)), g

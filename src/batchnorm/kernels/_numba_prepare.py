@@ -12,7 +12,8 @@ from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._layout import Ints, Plan, plan
 from batchnorm.kernels._numba_call import CURSOR, PACK_CONSTANT, PACK_VARYING, PARAMETER_TYPES
 from batchnorm.kernels._numba_compile import Kernel, kernel
-from batchnorm.kernels._numba_row_columns import VECTORS
+from batchnorm.kernels._numba_memory import TILE
+from batchnorm.kernels._numba_row_columns import STRIDE, VECTORS
 
 Parameter = tuple[torch.dtype, Ints] | None
 
@@ -166,7 +167,7 @@ def _division(planned: Plan, count: int) -> tuple[tuple[int, int], int]:
     """The phases of a kernel for `count` threads, and how much scratch memory they need."""
     like, parts = planned.layout, planned.parts
     if not planned.planar:
-        return (0, 4), VECTORS * planned.columns + 3 * parts * like.channels
+        return (0, 4), -(-planned.columns // TILE) * VECTORS * STRIDE + 3 * parts * like.channels
     if count == 1 or parts == 1 or like.channels >= 4 * count:
         return (0, 1), 0
     return (1, 4), 3 * parts * like.channels

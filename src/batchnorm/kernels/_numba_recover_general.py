@@ -11,7 +11,7 @@ from batchnorm.kernels import _numba_row_columns as columns
 from batchnorm.kernels import _numba_row_general as row_general
 from batchnorm.kernels._numba_inverse import elu
 from batchnorm.kernels._numba_math import mapping, summing
-from batchnorm.kernels._numba_memory import TILE, at, constant, constant_size, read, store
+from batchnorm.kernels._numba_memory import TILE, at, constant, read, store
 from batchnorm.kernels._numba_scalar import centre, fit
 from batchnorm.kernels._numba_segments import bounds, offsets
 
@@ -88,30 +88,30 @@ def planar_spread(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, t
 
 
 @mapping
-def _centred(y: Any, j: Any, v: Any, f: Any, alphas: Any, tag: Any) -> Any:
+def _centred(y: Any, j: Any, v: Any, alphas: Any, tag: Any) -> Any:
     """``z - bias`` at column j, and the slope there."""
     z, slope = elu(read(y, j, tag), alphas[0], alphas[1], fit(0.0, tag), fit(1.0, tag))
-    return centre(z, constant(v, j, tag), constant(v, j + columns.LOW * f, tag), tag), slope
+    return centre(
+        z, constant(v, j, tag), constant(v, j + columns.LOW * columns.STRIDE, tag), tag
+    ), slope
 
 
 @summing
-def _sum_row(
-    y: Any, dy: Any, n: Any, v: Any, f: Any, alphas: Any, s: Any, q: Any, tag: Any
-) -> None:
+def _sum_row(y: Any, dy: Any, n: Any, v: Any, alphas: Any, s: Any, q: Any, tag: Any) -> None:
     for j in range(n):
-        d, slope = _centred(y, j, v, f, alphas, tag)
+        d, slope = _centred(y, j, v, alphas, tag)
         g = slope * read(dy, j, tag)
         s[j] += g
         q[j] += g * d
 
 
 @mapping
-def _write_row(y: Any, dy: Any, dx: Any, n: Any, v: Any, f: Any, alphas: Any, tag: Any) -> None:
+def _write_row(y: Any, dy: Any, dx: Any, n: Any, v: Any, alphas: Any, tag: Any) -> None:
     for j in range(n):
-        d, slope = _centred(y, j, v, f, alphas, tag)
+        d, slope = _centred(y, j, v, alphas, tag)
         g = slope * read(dy, j, tag)
-        pull = row_general.pulled(d, j, v, f, tag)
-        store(dx, j, constant(v, j + columns.SCALE * f, tag) * g - pull, tag)
+        pull = row_general.pulled(d, j, v, tag)
+        store(dx, j, constant(v, j + columns.SCALE * columns.STRIDE, tag) * g - pull, tag)
 
 
 @mapping
@@ -123,7 +123,7 @@ def rows_reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
     blocks.clear(p, part)
     far = ahead.far(p, ahead.FAR_ROWS, tag)
     for start in range(0, p.columns, TILE):
-        v = p.scratch + constant_size(tag) * start
+        v = columns.tile(p, start, tag)
         work[1][1:3] = 0.0
         for row in range(first, stop):
             y, _, dy, _, _ = blocks.addresses(p, row, start, tag)
@@ -131,7 +131,7 @@ def rows_reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
             if far:
                 ahead.fetch(at(y, ahead.ROWS * p.joined * p.x_outer, tag), n, tag)
                 ahead.fetch(at(dy, ahead.ROWS * p.joined * p.dy_outer, tag), n, tag)
-            _sum_row(y, dy, n, v, p.columns, alphas, s, q, tag)
+            _sum_row(y, dy, n, v, alphas, s, q, tag)
         blocks.add_up(p, part, 1, start, work[1][1])
         blocks.add_up(p, part, 2, start, work[1][2])
 
@@ -143,11 +143,11 @@ def rows_spread(p: Any, part: Any, work: Any, tag: Any) -> None:
     _, alphas = _in_words(0.0, p.slope, tag)
     far = ahead.far(p, ahead.FAR_AGAIN, tag)
     for start in range(0, p.columns, TILE):
-        v = p.scratch + constant_size(tag) * start
+        v = columns.tile(p, start, tag)
         for row in range(stop - 1, first - 1, -1):
             y, _, dy, dx, _ = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
             if far:
                 ahead.fetch(at(y, -ahead.ROWS * p.joined * p.x_outer, tag), n, tag)
                 ahead.fetch(at(dy, -ahead.ROWS * p.joined * p.dy_outer, tag), n, tag)
-            _write_row(y, dy, dx, n, v, p.columns, alphas, tag)
+            _write_row(y, dy, dx, n, v, alphas, tag)

@@ -16,6 +16,7 @@ from batchnorm.kernels._numba_memory import (
     put,
     put_constant,
 )
+from batchnorm.kernels._numba_scalar import narrow
 
 FEW = 32  # rows summed in the type in which elements are computed
 
@@ -37,7 +38,8 @@ def some(p: Any, task: Any) -> Any:
 @mapping
 def partial(p: Any, part: Any, kind: Any, c: Any) -> Any:
     """Where in the scratch memory a block's sum for a channel lies."""
-    return rows.VECTORS * p.columns + (3 * part + kind) * p.channels + c
+    first = (p.columns + TILE - 1) // TILE * rows.VECTORS * rows.STRIDE
+    return first + (3 * part + kind) * p.channels + c
 
 
 @mapping
@@ -45,7 +47,7 @@ def repeat(p: Any, first: Any, stop: Any, vector: Any, end: Any, tag: Any) -> No
     """Copy vectors up to `end`, at channels up to `stop`, to all positions of a row."""
     width, v = p.channels * p.inner, p.scratch
     start, n = first * p.inner, (stop - first) * p.inner
-    for here in range(vector * p.columns + start, end * p.columns + start, p.columns):
+    for here in range(vector * rows.STRIDE + start, end * rows.STRIDE + start, rows.STRIDE):
         for there in range(here + width, here + p.columns - start, width):
             for j in range(n):
                 put_constant(v, there + j, float(constant(v, here + j, tag)), tag)
@@ -141,12 +143,29 @@ def clear(p: Any, part: Any) -> None:
 
 
 @mapping
-def begin(p: Any, part: Any, work: Any) -> Any:
-    """Begin a block's sums; the addresses of those that loops add to."""
+def begin(p: Any, part: Any, work: Any) -> None:
+    """Begin a block's sums."""
     clear(p, part)
     work[1][1:3] = 0.0
     work[1][4:6] = 0.0
-    return work[1][4].ctypes.data, work[1][5].ctypes.data
+
+
+@mapping
+def _straight(p: Any, tag: Any) -> Any:
+    """Whether loops may add to the block's sums themselves: columns are channels, and sums wide."""
+    return p.columns == p.channels and not narrow(tag)
+
+
+@mapping
+def sums(p: Any, part: Any, start: Any, work: Any, tag: Any) -> Any:
+    """The addresses of two sums for each column of a tile, cleared."""
+    if not _straight(p, tag):
+        return work[1][4].ctypes.data, work[1][5].ctypes.data
+    s, q = p.scratch + 8 * partial(p, part, 1, start), p.scratch + 8 * partial(p, part, 2, start)
+    for j in range(min(TILE, p.columns - start)):
+        put(s, j, 0.0, WIDE)
+        put(q, j, 0.0, WIDE)
+    return s, q
 
 
 @mapping
@@ -160,6 +179,8 @@ def flush(p: Any, start: Any, work: Any, tag: Any) -> None:
 @mapping
 def finish(p: Any, part: Any, start: Any, work: Any, tag: Any) -> None:
     """Add a tile's sums to the block's."""
+    if _straight(p, tag):
+        return
     flush(p, start, work, tag)
     add_up(p, part, 1, start, work[1][1])
     add_up(p, part, 2, start, work[1][2])
@@ -167,6 +188,14 @@ def finish(p: Any, part: Any, start: Any, work: Any, tag: Any) -> None:
 
 
 @mapping
-def four(p: Any, first: Any, stop: Any, start: Any) -> Any:
-    """Whether the four rows from `first` on go together."""
-    return first + 4 <= stop and length(p, first, start) == length(p, first + 3, start)
+def fours(p: Any, first: Any, stop: Any, start: Any) -> Any:
+    """How many groups of four rows there are, from `first` on, that are equally long."""
+    if stop > first and length(p, first, start) != length(p, stop - 1, start):
+        stop -= 1
+    return max(stop - first, 0) // 4
+
+
+@mapping
+def together(groups: Any, tag: Any) -> Any:
+    """How many groups of four rows may be summed before `flush`."""
+    return FEW // 4 if narrow(tag) else max(groups, 1)

@@ -50,16 +50,17 @@ def lay_out(p: Any, first: Any, n: Any, vector: Any, end: Any, w: Any, tag: Any)
             mean = load(w, k + STEP * rows.MEAN, WIDE)
             put(w, k + STEP * rows.LOW, mean - float(fit(mean, tag)), WIDE)
     for row in range(vector, end):
-        _copy(w + 8 * STEP * row, p.scratch, row * p.columns + first * p.inner, n, p.inner, tag)
+        _copy(w + 8 * STEP * row, p.scratch, row * rows.STRIDE, first, n, p.inner, tag)
     blocks.repeat(p, first, first + n, vector, end, tag)
 
 
 @mapping
-def _copy(w: Any, target: Any, start: Any, n: Any, inner: Any, tag: Any) -> None:
+def _copy(w: Any, v: Any, vector: Any, first: Any, n: Any, inner: Any, tag: Any) -> None:
     if inner == 1:
+        start = vector + rows.place(first)  # a tile is some groups
         for k in range(n):
-            put_constant(target, start + k, load(w, k, WIDE), tag)
+            put_constant(v, start + k, load(w, k, WIDE), tag)
     else:
         for k in range(n):
-            for j in range(k * inner, (k + 1) * inner):
-                put_constant(target, start + j, load(w, k, WIDE), tag)
+            for j in range((first + k) * inner, (first + k + 1) * inner):
+                put_constant(v, vector + rows.place(j), load(w, k, WIDE), tag)

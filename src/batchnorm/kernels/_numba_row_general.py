@@ -10,27 +10,27 @@ from typing import Any
 
 from batchnorm.kernels._numba_math import mapping, summing
 from batchnorm.kernels._numba_memory import constant, load, read, store
-from batchnorm.kernels._numba_row_columns import BIAS, INVSTD, LOW, SCALE, A, B
+from batchnorm.kernels._numba_row_columns import BIAS, INVSTD, LOW, SCALE, STRIDE, A, B
 from batchnorm.kernels._numba_scalar import centre
 
 
 @mapping
-def centred(x: Any, j: Any, v: Any, f: Any, tag: Any) -> Any:
+def centred(x: Any, j: Any, v: Any, tag: Any) -> Any:
     """``x - mean`` at column j."""
-    return centre(read(x, j, tag), constant(v, j, tag), constant(v, j + LOW * f, tag), tag)
+    return centre(read(x, j, tag), constant(v, j, tag), constant(v, j + LOW * STRIDE, tag), tag)
 
 
 @mapping
-def lined_up(d: Any, j: Any, v: Any, f: Any, tag: Any) -> Any:
+def lined_up(d: Any, j: Any, v: Any, tag: Any) -> Any:
     """``d scale + bias`` at column j."""
-    return d * constant(v, j + SCALE * f, tag) + constant(v, j + BIAS * f, tag)
+    return d * constant(v, j + SCALE * STRIDE, tag) + constant(v, j + BIAS * STRIDE, tag)
 
 
 @mapping
-def pulled(d: Any, j: Any, v: Any, f: Any, tag: Any) -> Any:
+def pulled(d: Any, j: Any, v: Any, tag: Any) -> Any:
     """``a + b xhat`` at column j."""
-    xhat = constant(v, j + INVSTD * f, tag) * d
-    return constant(v, j + A * f, tag) + constant(v, j + B * f, tag) * xhat
+    xhat = constant(v, j + INVSTD * STRIDE, tag) * d
+    return constant(v, j + A * STRIDE, tag) + constant(v, j + B * STRIDE, tag) * xhat
 
 
 @summing
@@ -45,31 +45,29 @@ def measure_weighted(x: Any, w: Any, n: Any, v: Any, t: Any, s: Any, q: Any, tag
 
 
 @mapping
-def line_up(x: Any, n: Any, v: Any, f: Any, z: Any, tag: Any) -> None:
+def line_up(x: Any, n: Any, v: Any, z: Any, tag: Any) -> None:
     """``z = (x - mean) scale + bias``."""
     for j in range(n):
-        z[j] = lined_up(centred(x, j, v, f, tag), j, v, f, tag)
+        z[j] = lined_up(centred(x, j, v, tag), j, v, tag)
 
 
 @summing
 def reduce_gradient(
-    x: Any, g: Any, n: Any, v: Any, f: Any, w: Any, masked: Any, s: Any, q: Any, tag: Any
+    x: Any, g: Any, n: Any, v: Any, w: Any, masked: Any, s: Any, q: Any, tag: Any
 ) -> None:
     """Add one row's g, a buffer, and ``g (x - mean)``."""
     for j in range(n):
-        d = centred(x, j, v, f, tag)
+        d = centred(x, j, v, tag)
         d = 0.0 if masked and not w[j] > 0 else d
         s[j] += g[j]
         q[j] += g[j] * d
 
 
 @mapping
-def spread_gradient(
-    x: Any, g: Any, dx: Any, n: Any, v: Any, f: Any, w: Any, masked: Any, tag: Any
-) -> None:
+def spread_gradient(x: Any, g: Any, dx: Any, n: Any, v: Any, w: Any, masked: Any, tag: Any) -> None:
     """``dx = scale g - w (a + b xhat)``, where g is a buffer."""
     for j in range(n):
         weight = w[j] if masked else 1.0
-        pull = weight * pulled(centred(x, j, v, f, tag), j, v, f, tag)
-        value = constant(v, j + SCALE * f, tag) * g[j] - pull
+        pull = weight * pulled(centred(x, j, v, tag), j, v, tag)
+        value = constant(v, j + SCALE * STRIDE, tag) * g[j] - pull
         store(dx, j, value if weight > 0 else 0.0, tag)

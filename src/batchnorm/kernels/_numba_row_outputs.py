@@ -10,16 +10,19 @@ from typing import Any
 
 from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
-from batchnorm.kernels._numba_ahead import ROWS
 from batchnorm.kernels._numba_bend import bends, flat, unbends
 from batchnorm.kernels._numba_line import normal, pulled
 from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
 from batchnorm.kernels._numba_row_columns import (
+    AHEAD,
     FOUR,
+    FURTHER,
     ONE,
     ask_rows,
     columns,
+    group,
+    later,
     pull,
     row,
     start,
@@ -40,10 +43,10 @@ def _put(y: Any, j: Any, k: Any, value: Any, mask: Any, streams: Any, tag: Any) 
 
 @inline_mapping
 def _write(
-    x: Any, r: Any, y: Any, j: Any, v: Any, f: Any, bent: Any, streams: Any, rows: Any, mask: Any,
+    x: Any, r: Any, y: Any, j: Any, v: Any, bent: Any, streams: Any, rows: Any, mask: Any,
     tag: Any,
 ) -> None:  # fmt: skip
-    line = words(v, f, j, mask, tag)
+    line = words(v, j, mask, tag)
     first = _normal(x, r, j, 0, line, bent, mask, tag)
     if len(rows) == 1:
         _put(y, j, 0, first, mask, streams, tag)
@@ -59,45 +62,52 @@ def _write(
 
 @inline_mapping
 def _normalize(
-    x: Any, r: Any, y: Any, n: Any, v: Any, f: Any, bent: Any, far: Any, streams: Any, rows: Any,
-    tag: Any,
+    x: Any, r: Any, y: Any, n: Any, groups: Any, v: Any, bent: Any, far: Any,
+    streams: Any, rows: Any, tag: Any,
 ) -> None:  # fmt: skip
     width, whole = columns(n, tag)
-    for j in range(0, whole, width):
-        if far and j & width == 0:
-            ask_rows(x, j, -ROWS, rows, tag)
-            ask_rows(r, j, -ROWS, rows, tag)
-        _write(x, r, y, j, v, f, bent, streams, rows, None, tag)
-    if whole < n:
-        mask = vectors.first(n - whole, tag)
-        _write(x, r, y, whole, v, f, bent, False, rows, mask, tag)
+    of_x = later(x, n, FURTHER if r is None else AHEAD, -4, tag)
+    of_r = later(r, n, AHEAD, -4, tag)
+    for k in range(groups - 1, -1, -1):
+        a, b, out = group(x, k, rows, tag), group(r, k, rows, tag), group(y, k, rows, tag)
+        for j in range(0, whole, 2 * width):
+            if far:
+                ask_rows(a, j, of_x, rows, tag)
+                ask_rows(b, j, of_r, rows, tag)
+            _write(a, b, out, j, v, bent, streams, rows, None, tag)
+            _write(a, b, out, j + width, v, bent, streams, rows, None, tag)
+        for j in range(whole, n, width):
+            mask = vectors.first(n - j, tag)
+            _write(a, b, out, j, v, bent, False, rows, mask, tag)
 
 
 @mapping
 def normalize(
-    p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, f: Any, far: Any, streams: Any, tag: Any
-) -> None:
-    """``y = f((x - mean) scale + bias + r)`` in four rows."""
+    p: Any, x: Any, r: Any, y: Any, n: Any, groups: Any, v: Any, far: Any, streams: Any,
+    tag: Any,
+) -> None:  # fmt: skip
+    """``y = f((x - mean) scale + bias + r)`` in groups of four rows."""
     lay_stack()
+    m = groups
     if r[0] != 0 and flat(p):
-        _normalize(x, r, y, n, v, f, bends(p, True, tag), far, streams, FOUR, tag)
+        _normalize(x, r, y, n, m, v, bends(p, True, tag), far, streams, FOUR, tag)
     elif r[0] != 0:
-        _normalize(x, r, y, n, v, f, bends(p, False, tag), far, streams, FOUR, tag)
+        _normalize(x, r, y, n, m, v, bends(p, False, tag), far, streams, FOUR, tag)
     elif flat(p):
-        _normalize(x, None, y, n, v, f, bends(p, True, tag), far, streams, FOUR, tag)
+        _normalize(x, None, y, n, m, v, bends(p, True, tag), far, streams, FOUR, tag)
     else:
-        _normalize(x, None, y, n, v, f, bends(p, False, tag), far, streams, FOUR, tag)
+        _normalize(x, None, y, n, m, v, bends(p, False, tag), far, streams, FOUR, tag)
 
 
 @mapping
-def normalize_one(p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, f: Any, tag: Any) -> None:
+def normalize_one(p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, tag: Any) -> None:
     """As `normalize`, in one row."""
     lay_stack()
     bent = bends(p, flat(p), tag)
     if r[0] != 0:
-        _normalize(x, r, y, n, v, f, bent, False, False, ONE, tag)
+        _normalize(x, r, y, n, 1, v, bent, False, False, ONE, tag)
     else:
-        _normalize(x, None, y, n, v, f, bent, False, False, ONE, tag)
+        _normalize(x, None, y, n, 1, v, bent, False, False, ONE, tag)
 
 
 @inline_mapping
@@ -111,14 +121,14 @@ def _pulled(
 
 @inline_mapping
 def _pull(
-    x: Any, r: Any, dy: Any, dx: Any, dr: Any, j: Any, v: Any, f: Any, bent: Any, streams: Any,
-    rows: Any, mask: Any, tag: Any,
+    x: Any, r: Any, dy: Any, dx: Any, dr: Any, j: Any, v: Any, bent: Any, both: Any,
+    streams: Any, rows: Any, mask: Any, tag: Any,
 ) -> None:  # fmt: skip
-    line, pulls = words(v, f, j, mask, tag), pull(v, f, j, mask, tag)
+    line, pulls = words(v, j, mask, tag), pull(v, j, mask, tag)
     first, g = _pulled(x, r, dy, j, 0, line, pulls, bent, mask, tag)
     if len(rows) == 1:
         _put(dx, j, 0, first, mask, streams, tag)
-        if dr is not None and dr[0] != 0:
+        if dr is not None and both:
             _put(dr, j, 0, g, mask, streams, tag)
         return
     second, h = _pulled(x, r, dy, j, 1, line, pulls, bent, mask, tag)
@@ -128,7 +138,7 @@ def _pull(
     _put(dx, j, 1, second, mask, streams, tag)
     _put(dx, j, 2, third, mask, streams, tag)
     _put(dx, j, 3, fourth, mask, streams, tag)
-    if dr is not None and dr[0] != 0:
+    if dr is not None and both:
         _put(dr, j, 0, g, mask, streams, tag)
         _put(dr, j, 1, h, mask, streams, tag)
         _put(dr, j, 2, m, mask, streams, tag)
@@ -137,65 +147,72 @@ def _pull(
 
 @inline_mapping
 def _spread(
-    x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, bent: Any, far: Any,
-    streams: Any, rows: Any, tag: Any,
+    x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, groups: Any, v: Any, bent: Any,
+    far: Any, streams: Any, rows: Any, tag: Any,
 ) -> None:  # fmt: skip
     width, whole = columns(n, tag)
-    for j in range(0, whole, width):
-        if far and j & width == 0:
-            ask_rows(x, j, -ROWS, rows, tag)
-            ask_rows(dy, j, -ROWS, rows, tag)
-            ask_rows(r, j, -ROWS, rows, tag)
-        _pull(x, r, dy, dx, dr, j, v, f, bent, streams, rows, None, tag)
-    if whole < n:
-        mask = vectors.first(n - whole, tag)
-        _pull(x, r, dy, dx, dr, whole, v, f, bent, False, rows, mask, tag)
+    of_x, of_dy = later(x, n, AHEAD, -4, tag), later(dy, n, AHEAD, -4, tag)
+    of_r = later(r, n, AHEAD, -4, tag)
+    both = dr is not None and dr[0] != 0
+    for k in range(groups - 1, -1, -1):
+        a, b, c = group(x, k, rows, tag), group(r, k, rows, tag), group(dy, k, rows, tag)
+        out, of_b = group(dx, k, rows, tag), group(dr, k, rows, tag)
+        for j in range(0, whole, 2 * width):
+            if far:
+                ask_rows(a, j, of_x, rows, tag)
+                ask_rows(c, j, of_dy, rows, tag)
+                ask_rows(b, j, of_r, rows, tag)
+            _pull(a, b, c, out, of_b, j, v, bent, both, streams, rows, None, tag)
+            _pull(a, b, c, out, of_b, j + width, v, bent, both, streams, rows, None, tag)
+        for j in range(whole, n, width):
+            mask = vectors.first(n - j, tag)
+            _pull(a, b, c, out, of_b, j, v, bent, both, False, rows, mask, tag)
 
 
 @mapping
 def spread(
-    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, far: Any,
-    streams: Any, tag: Any,
+    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, groups: Any, v: Any,
+    far: Any, streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """``dx = scale g - (a + b xhat)`` in four rows, and ``dr = g`` unless its address is 0."""
+    """``dx = scale g - (a + b xhat)`` in groups of four rows, and ``dr = g`` unless its address is 0."""
     lay_stack()
+    m = groups
     if r[0] != 0 and flat(p):
-        _spread(x, r, dy, dx, dr, n, v, f, bends(p, True, tag), far, streams, FOUR, tag)
+        _spread(x, r, dy, dx, dr, n, m, v, bends(p, True, tag), far, streams, FOUR, tag)
     elif r[0] != 0:
-        _spread(x, r, dy, dx, dr, n, v, f, bends(p, False, tag), far, streams, FOUR, tag)
+        _spread(x, r, dy, dx, dr, n, m, v, bends(p, False, tag), far, streams, FOUR, tag)
     elif flat(p):
-        _spread(x, None, dy, dx, None, n, v, f, bends(p, True, tag), far, streams, FOUR, tag)
+        _spread(x, None, dy, dx, None, n, m, v, bends(p, True, tag), far, streams, FOUR, tag)
     else:
-        _spread(x, None, dy, dx, None, n, v, f, bends(p, False, tag), far, streams, FOUR, tag)
+        _spread(x, None, dy, dx, None, n, m, v, bends(p, False, tag), far, streams, FOUR, tag)
 
 
 @mapping
-def spread_one(
-    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, tag: Any
-) -> None:
+def spread_one(p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, tag: Any) -> None:
     """As `spread`, in one row."""
     lay_stack()
     bent = bends(p, flat(p), tag)
     if r[0] != 0:
-        _spread(x, r, dy, dx, dr, n, v, f, bent, False, False, ONE, tag)
+        _spread(x, r, dy, dx, dr, n, 1, v, bent, False, False, ONE, tag)
     else:
-        _spread(x, None, dy, dx, None, n, v, f, bent, False, False, ONE, tag)
+        _spread(x, None, dy, dx, None, n, 1, v, bent, False, False, ONE, tag)
 
 
 @mapping
 def spread_from_output(
-    p: Any, y: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, far: Any,
-    streams: Any, tag: Any,
+    p: Any, y: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, groups: Any, v: Any,
+    far: Any, streams: Any, tag: Any,
 ) -> None:  # fmt: skip
     """As `spread`, from the output; no residual."""
     lay_stack()
-    _spread(y, None, dy, dx, None, n, v, f, unbends(p, tag), far, streams, FOUR, tag)
+    bent = unbends(p, tag)
+    _spread(y, None, dy, dx, None, n, groups, v, bent, far, streams, FOUR, tag)
 
 
 @mapping
 def spread_one_from_output(
-    p: Any, y: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, f: Any, tag: Any
+    p: Any, y: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, tag: Any
 ) -> None:
     """As `spread_from_output`, in one row."""
     lay_stack()
-    _spread(y, None, dy, dx, None, n, v, f, unbends(p, tag), False, False, ONE, tag)
+    _spread(y, None, dy, dx, None, n, 1, v, unbends(p, tag), False, False, ONE, tag)

@@ -21,30 +21,33 @@ from batchnorm.kernels import _numba_row_outputs as outputs
 from batchnorm.kernels import _numba_row_sums as sums
 from batchnorm.kernels._numba_machine import fence
 from batchnorm.kernels._numba_math import mapping
-from batchnorm.kernels._numba_memory import TILE, at, constant_size
+from batchnorm.kernels._numba_memory import TILE, at
 from batchnorm.kernels._numba_row_columns import FOUR, ONE
+from batchnorm.kernels._numba_scalar import narrow
 
 
 @mapping
 def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Sum a block."""
     first, stop = blocks.block(p, part)
-    s, q = blocks.begin(p, part, work)
+    blocks.begin(p, part, work)
     far = ahead.far(p, ahead.FAR_ROWS, tag)
     for start in range(0, p.columns, TILE):
-        v = p.scratch + constant_size(tag) * start
-        row = first
-        while row < stop:
+        v = rows.tile(p, start, tag)
+        s, q = blocks.sums(p, part, start, work, tag)
+        fours = blocks.fours(p, first, stop, start)
+        few = blocks.together(fours, tag)
+        for k in range(0, fours, few):
+            row = first + 4 * k
             x, _, _ = blocks.inputs(p, row, start, tag)
             n = blocks.length(p, row, start)
-            if blocks.four(p, row, stop, start):
-                sums.measure(x, n, v, s, q, far, FOUR, tag)
-                row += 4
-            else:
-                sums.measure(x, n, v, s, q, False, ONE, tag)
-                row += 1
-            if (row - first) % blocks.FEW == 0:
+            sums.measure(x, n, min(few, fours - k), v, s, q, far, FOUR, tag)
+            if narrow(tag):
                 blocks.flush(p, start, work, tag)
+        for row in range(first + 4 * fours, stop):
+            x, _, _ = blocks.inputs(p, row, start, tag)
+            n = blocks.length(p, row, start)
+            sums.measure(x, n, 1, v, s, q, False, ONE, tag)
         blocks.finish(p, part, start, work, tag)
 
 
@@ -63,7 +66,7 @@ def measure_weighted(p: Any, part: Any, work: Any, tag: Any) -> None:
             n = blocks.length(p, row, start)
             blocks.weights(p, row, start, n, w)
             x = blocks.addresses(p, row, start, tag)[0]
-            v = p.scratch + constant_size(tag) * start
+            v = rows.tile(p, start, tag)
             row_general.measure_weighted(x, w, n, v, t, s, q, tag)
         for kind in range(3):
             blocks.add_up(p, part, kind, start, work[1][kind])
@@ -81,18 +84,16 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
     first, stop = blocks.block(p, part)
     far, streams = ahead.far(p, ahead.FAR_AGAIN, tag), _streams(p, tag)
     for start in range(0, p.columns, TILE):
-        v = p.scratch + constant_size(tag) * start
-        row = stop
-        while row > first:
-            together = row - 4 >= first and blocks.four(p, row - 4, row, start)
-            row -= 4 if together else 1
+        v = rows.tile(p, start, tag)
+        fours = blocks.fours(p, first, stop, start)
+        for row in range(stop - 1, first + 4 * fours - 1, -1):
             x, r, _ = blocks.inputs(p, row, start, tag)
             y, _ = blocks.outputs(p, row, start, tag)
-            n = blocks.length(p, row, start)
-            if together:
-                outputs.normalize(p, x, r, y, n, v, p.columns, far, streams, tag)
-            else:
-                outputs.normalize_one(p, x, r, y, n, v, p.columns, tag)
+            outputs.normalize_one(p, x, r, y, blocks.length(p, row, start), v, tag)
+        x, r, _ = blocks.inputs(p, first, start, tag)
+        y, _ = blocks.outputs(p, first, start, tag)
+        n = blocks.length(p, first, start)
+        outputs.normalize(p, x, r, y, n, fours, v, far, streams, tag)
     if streams:
         fence()
 
@@ -109,7 +110,7 @@ def write_general(p: Any, part: Any, work: Any, tag: Any) -> None:
             n = blocks.length(p, row, start)
             if p.weights:
                 blocks.weights(p, row, start, n, weights)
-            row_general.line_up(x, n, p.scratch + constant_size(tag) * start, p.columns, z, tag)
+            row_general.line_up(x, n, rows.tile(p, start, tag), z, tag)
             general.complete(z, n, r, w, y, p.activation, p.slope, tag)
 
 
@@ -139,22 +140,24 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
 def reduce_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> None:
     """A block's sums of g and ``g (x - mean)``, by the functions given for four rows and one."""
     first, stop = blocks.block(p, part)
-    s, q = blocks.begin(p, part, work)
+    blocks.begin(p, part, work)
     far = ahead.far(p, ahead.FAR_ROWS, tag)
     for start in range(0, p.columns, TILE):
-        v = p.scratch + constant_size(tag) * start
-        row = first
-        while row < stop:
+        v = rows.tile(p, start, tag)
+        s, q = blocks.sums(p, part, start, work, tag)
+        fours = blocks.fours(p, first, stop, start)
+        few = blocks.together(fours, tag)
+        for k in range(0, fours, few):
+            row = first + 4 * k
             x, r, dy = blocks.inputs(p, row, start, tag)
             n = blocks.length(p, row, start)
-            if blocks.four(p, row, stop, start):
-                four(p, x, r, dy, n, v, p.columns, s, q, far, tag)
-                row += 4
-            else:
-                one(p, x, r, dy, n, v, p.columns, s, q, tag)
-                row += 1
-            if (row - first) % blocks.FEW == 0:
+            four(p, x, r, dy, n, min(few, fours - k), v, s, q, far, tag)
+            if narrow(tag):
                 blocks.flush(p, start, work, tag)
+        for row in range(first + 4 * fours, stop):
+            x, r, dy = blocks.inputs(p, row, start, tag)
+            n = blocks.length(p, row, start)
+            one(p, x, r, dy, n, v, s, q, tag)
         blocks.finish(p, part, start, work, tag)
 
 
@@ -172,16 +175,16 @@ def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
     w = weights.ctypes.data if p.weights else 0
     blocks.clear(p, part)
     for start in range(0, p.columns, TILE):
-        v = p.scratch + constant_size(tag) * start
+        v = rows.tile(p, start, tag)
         work[1][1:3] = 0.0
         for row in range(first, stop):
             x, r, dy, _, _ = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
             if p.weights:
                 blocks.weights(p, row, start, n, weights)
-            row_general.line_up(x, n, v, p.columns, z, tag)
+            row_general.line_up(x, n, v, z, tag)
             general.to_gradient(z, n, r, dy, w, p.activation, p.slope, tag)
-            row_general.reduce_gradient(x, z, n, v, p.columns, weights, p.weights != 0, s, q, tag)
+            row_general.reduce_gradient(x, z, n, v, weights, p.weights != 0, s, q, tag)
         blocks.add_up(p, part, 1, start, work[1][1])
         blocks.add_up(p, part, 2, start, work[1][2])
 
@@ -192,18 +195,17 @@ def spread_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> No
     first, stop = blocks.block(p, part)
     far, streams = ahead.far(p, ahead.FAR_AGAIN, tag), _streams(p, tag)
     for start in range(0, p.columns, TILE):
-        v = p.scratch + constant_size(tag) * start
-        row = stop
-        while row > first:
-            together = row - 4 >= first and blocks.four(p, row - 4, row, start)
-            row -= 4 if together else 1
+        v = rows.tile(p, start, tag)
+        fours = blocks.fours(p, first, stop, start)
+        for row in range(stop - 1, first + 4 * fours - 1, -1):
             x, r, dy = blocks.inputs(p, row, start, tag)
             dx, dr = blocks.outputs(p, row, start, tag)
             n = blocks.length(p, row, start)
-            if together:
-                four(p, x, r, dy, dx, dr, n, v, p.columns, far, streams, tag)
-            else:
-                one(p, x, r, dy, dx, dr, n, v, p.columns, tag)
+            one(p, x, r, dy, dx, dr, n, v, tag)
+        x, r, dy = blocks.inputs(p, first, start, tag)
+        dx, dr = blocks.outputs(p, first, start, tag)
+        n = blocks.length(p, first, start)
+        four(p, x, r, dy, dx, dr, n, fours, v, far, streams, tag)
     if streams:
         fence()
 
@@ -221,16 +223,16 @@ def spread_general(p: Any, part: Any, work: Any, tag: Any) -> None:
     z, weights = work[0], work[1][3]
     w = weights.ctypes.data if p.weights else 0
     for start in range(0, p.columns, TILE):
-        v = p.scratch + constant_size(tag) * start
+        v = rows.tile(p, start, tag)
         for row in range(stop - 1, first - 1, -1):
             x, r, dy, dx, dr = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
             if p.weights:
                 blocks.weights(p, row, start, n, weights)
-            row_general.line_up(x, n, v, p.columns, z, tag)
+            row_general.line_up(x, n, v, z, tag)
             general.to_gradient(z, n, r, dy, w, p.activation, p.slope, tag)
             if dx:
-                row_general.spread_gradient(x, z, dx, n, v, p.columns, weights, p.weights != 0, tag)
+                row_general.spread_gradient(x, z, dx, n, v, weights, p.weights != 0, tag)
             if dr:
                 general.store_gradient(z, dr, n, tag)
 
@@ -251,5 +253,5 @@ def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, sp
             vector, end = rows.A, rows.VECTORS
             if p.measure:
                 columns.sums(p, first, n, w)
-            constants.pulls(p, first, n, w)
+            constants.pulls(p, first, n, w, tag)
         columns.lay_out(p, first, n, vector, end, w, tag)

@@ -38,6 +38,17 @@ def centre(typing: Any, value: Any, mean: Any, low: Any, tag: Any) -> Any:
 
 
 @intrinsic
+def roomy(typing: Any, tag: Any) -> Any:
+    """Whether elements are computed in a type so wide that products of constants stay in it."""
+    single = tag == types.float32
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(ir.IntType(1), single)
+
+    return types.boolean(tag), generate
+
+
+@intrinsic
 def narrow(typing: Any, tag: Any) -> Any:
     """Whether elements are computed in float32."""
     single = word(tag) == types.float32
