@@ -1,11 +1,12 @@
 """Rows along which the channel changes from element to element: what their columns have.
 
 v is the address of the constants of a tile's columns: vectors in the order below, `STRIDE` apart,
-which is known when loops are compiled, so that one register is enough for all. s and q are the addresses of a sum for each column, of the type in which
-elements are computed, with room for whole vectors; `flush` adds them to others in float64 before
-they lose digits. As many rows are done at once as the tuple `rows` has members: what the columns
-have in common is then touched once for all. Tensors are given as ``(address, step)``: of the first
-row, and how many elements later the next one begins; a residual that there is not as None.
+which is known when loops are compiled, so that one register is enough for all. s and q are the
+addresses of a sum for each column, of the type in which elements are computed, with room for whole
+vectors; where that is float32, `flush` adds them to others in float64 before they lose digits. As
+many rows are done at once as the tuple `rows` has members: what the columns have in common is then
+touched once for all. Tensors are given as ``(address, step)``: of the first row, and how many
+elements later the next one begins; a residual that there is not as None.
 """
 
 from __future__ import annotations
@@ -18,15 +19,13 @@ from numba.core import cgutils
 
 from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
-from batchnorm.kernels._numba_ahead import ask
 from batchnorm.kernels._numba_math import inline_mapping, mapping
-from batchnorm.kernels._numba_memory import SIZES, TILE, at, constant_size, intrinsic, take_back
+from batchnorm.kernels._numba_memory import SIZES, TILE, constant_size, intrinsic, take_back
 
 MEAN, LOW, SCALE, BIAS, A, B, INVSTD = range(7)
 VECTORS = 7
 STRIDE = TILE + 16  # apart by a power of two they would lie in the same sets of a cache
 ONE, FOUR = (0,), (0, 0, 0, 0)
-AHEAD, FURTHER = 48, 128  # vectors, where several tensors are read and where one is
 
 
 @mapping
@@ -37,7 +36,7 @@ def tile(p: Any, start: Any, tag: Any) -> Any:
 
 @mapping
 def place(column: Any) -> Any:
-    """Where in the scratch memory the first constant of a column lies; the next are STRIDE apart."""
+    """Where in the scratch memory a column's constants lie, `STRIDE` apart."""
     return column // TILE * VECTORS * STRIDE + column % TILE
 
 
@@ -49,10 +48,13 @@ def flush(s: Any, n: Any, sums: Any, tag: Any) -> None:
 
 
 @inline_mapping
-def columns(n: Any, tag: Any) -> Any:
-    """How many columns go into a vector, and where of n the last two whole vectors end."""
+def columns(n: Any, rows: Any, tag: Any) -> Any:
+    """How many columns go into a vector, and up to where of n they go two vectors at a time.
+
+    The few rows that are done alone have but the loop under a mask: there is less to compile.
+    """
     width = vectors.lanes(tag)
-    return width, n & (-2 * width)
+    return width, 0 if len(rows) == 1 else n & (-2 * width)
 
 
 @inline_mapping
@@ -74,32 +76,6 @@ def pull(v: Any, j: Any, mask: Any, tag: Any) -> Any:
         memory.held(v, j + B * STRIDE, mask, tag),
         memory.held(v, j + INVSTD * STRIDE, mask, tag),
     )
-
-
-@inline_mapping
-def later(of: Any, n: Any, ahead: Any, on: Any, tag: Any) -> Any:
-    """How many elements on the vectors to be asked for lie, in rows of n: `ahead` vectors from here.
-
-    Beyond a row's end they are in rows `on` further. As that, up to which column, and what it is
-    from there on; once for a row, as it takes a division. Lines of rows a power of two apart have
-    but a few sets of the first cache to lie in: of those asked for long before their turn, one
-    would push the other out.
-    """
-    if of is None:
-        return 0, 0, 0
-    turns, more = ahead * vectors.lanes(tag) // n, ahead * vectors.lanes(tag) % n
-    near = more + turns * on * of[1]
-    return near, n - more, near + on * of[1] - n
-
-
-@inline_mapping
-def ask_rows(of: Any, j: Any, later: Any, rows: Any, tag: Any) -> None:
-    """Ask for two vectors of each row, as `later` tells."""
-    if of is not None:
-        near, end, beyond = later
-        j += near if j < end else beyond
-        for k in range(len(rows)):
-            ask(at(of[0], k * of[1], tag), j, tag)
 
 
 @inline_mapping

@@ -10,19 +10,25 @@ from typing import Any
 
 from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
-from batchnorm.kernels._numba_bend import bends, flat, unbends
+from batchnorm.kernels._numba_bend import (
+    FLAT,
+    PLAIN,
+    SLOPED,
+    any_bend,
+    bends,
+    flat,
+    plain,
+    unbends,
+)
 from batchnorm.kernels._numba_line import normal, pulled
 from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
+from batchnorm.kernels._numba_row_ahead import AHEAD, FURTHER, ask_rows, later
 from batchnorm.kernels._numba_row_columns import (
-    AHEAD,
     FOUR,
-    FURTHER,
     ONE,
-    ask_rows,
     columns,
     group,
-    later,
     pull,
     row,
     start,
@@ -65,7 +71,7 @@ def _normalize(
     x: Any, r: Any, y: Any, n: Any, groups: Any, v: Any, bent: Any, far: Any,
     streams: Any, rows: Any, tag: Any,
 ) -> None:  # fmt: skip
-    width, whole = columns(n, tag)
+    width, whole = columns(n, rows, tag)
     of_x = later(x, n, FURTHER if r is None else AHEAD, -4, tag)
     of_r = later(r, n, AHEAD, -4, tag)
     for k in range(groups - 1, -1, -1):
@@ -90,20 +96,22 @@ def normalize(
     lay_stack()
     m = groups
     if r[0] != 0 and flat(p):
-        _normalize(x, r, y, n, m, v, bends(p, True, tag), far, streams, FOUR, tag)
+        _normalize(x, r, y, n, m, v, bends(p, FLAT, tag), far, streams, FOUR, tag)
     elif r[0] != 0:
-        _normalize(x, r, y, n, m, v, bends(p, False, tag), far, streams, FOUR, tag)
+        _normalize(x, r, y, n, m, v, bends(p, SLOPED, tag), far, streams, FOUR, tag)
     elif flat(p):
-        _normalize(x, None, y, n, m, v, bends(p, True, tag), far, streams, FOUR, tag)
+        _normalize(x, None, y, n, m, v, bends(p, FLAT, tag), far, streams, FOUR, tag)
+    elif plain(p):
+        _normalize(x, None, y, n, m, v, bends(p, PLAIN, tag), far, streams, FOUR, tag)
     else:
-        _normalize(x, None, y, n, m, v, bends(p, False, tag), far, streams, FOUR, tag)
+        _normalize(x, None, y, n, m, v, bends(p, SLOPED, tag), far, streams, FOUR, tag)
 
 
 @mapping
 def normalize_one(p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, tag: Any) -> None:
     """As `normalize`, in one row."""
     lay_stack()
-    bent = bends(p, flat(p), tag)
+    bent = any_bend(p, tag)
     if r[0] != 0:
         _normalize(x, r, y, n, 1, v, bent, False, False, ONE, tag)
     else:
@@ -150,7 +158,7 @@ def _spread(
     x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, groups: Any, v: Any, bent: Any,
     far: Any, streams: Any, rows: Any, tag: Any,
 ) -> None:  # fmt: skip
-    width, whole = columns(n, tag)
+    width, whole = columns(n, rows, tag)
     of_x, of_dy = later(x, n, AHEAD, -4, tag), later(dy, n, AHEAD, -4, tag)
     of_r = later(r, n, AHEAD, -4, tag)
     both = dr is not None and dr[0] != 0
@@ -174,24 +182,26 @@ def spread(
     p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, groups: Any, v: Any,
     far: Any, streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """``dx = scale g - (a + b xhat)`` in groups of four rows, and ``dr = g`` unless its address is 0."""
+    """``dx = scale g - (a + b xhat)`` and, unless its address is 0, ``dr = g``; as `normalize`."""
     lay_stack()
     m = groups
     if r[0] != 0 and flat(p):
-        _spread(x, r, dy, dx, dr, n, m, v, bends(p, True, tag), far, streams, FOUR, tag)
+        _spread(x, r, dy, dx, dr, n, m, v, bends(p, FLAT, tag), far, streams, FOUR, tag)
     elif r[0] != 0:
-        _spread(x, r, dy, dx, dr, n, m, v, bends(p, False, tag), far, streams, FOUR, tag)
+        _spread(x, r, dy, dx, dr, n, m, v, bends(p, SLOPED, tag), far, streams, FOUR, tag)
     elif flat(p):
-        _spread(x, None, dy, dx, None, n, m, v, bends(p, True, tag), far, streams, FOUR, tag)
+        _spread(x, None, dy, dx, None, n, m, v, bends(p, FLAT, tag), far, streams, FOUR, tag)
+    elif plain(p):
+        _spread(x, None, dy, dx, None, n, m, v, bends(p, PLAIN, tag), far, streams, FOUR, tag)
     else:
-        _spread(x, None, dy, dx, None, n, m, v, bends(p, False, tag), far, streams, FOUR, tag)
+        _spread(x, None, dy, dx, None, n, m, v, bends(p, SLOPED, tag), far, streams, FOUR, tag)
 
 
 @mapping
 def spread_one(p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, tag: Any) -> None:
     """As `spread`, in one row."""
     lay_stack()
-    bent = bends(p, flat(p), tag)
+    bent = any_bend(p, tag)
     if r[0] != 0:
         _spread(x, r, dy, dx, dr, n, 1, v, bent, False, False, ONE, tag)
     else:
@@ -205,8 +215,11 @@ def spread_from_output(
 ) -> None:  # fmt: skip
     """As `spread`, from the output; no residual."""
     lay_stack()
-    bent = unbends(p, tag)
-    _spread(y, None, dy, dx, None, n, groups, v, bent, far, streams, FOUR, tag)
+    m = groups
+    if plain(p):
+        _spread(y, None, dy, dx, None, n, m, v, unbends(p, PLAIN, tag), far, streams, FOUR, tag)
+    else:
+        _spread(y, None, dy, dx, None, n, m, v, unbends(p, SLOPED, tag), far, streams, FOUR, tag)
 
 
 @mapping
@@ -215,4 +228,4 @@ def spread_one_from_output(
 ) -> None:
     """As `spread_from_output`, in one row."""
     lay_stack()
-    _spread(y, None, dy, dx, None, n, 1, v, unbends(p, tag), False, False, ONE, tag)
+    _spread(y, None, dy, dx, None, n, 1, v, unbends(p, SLOPED, tag), False, False, ONE, tag)

@@ -6,19 +6,25 @@ from typing import Any
 
 from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
-from batchnorm.kernels._numba_bend import bends, flat, unbends
+from batchnorm.kernels._numba_bend import (
+    FLAT,
+    PLAIN,
+    SLOPED,
+    any_bend,
+    bends,
+    flat,
+    plain,
+    unbends,
+)
 from batchnorm.kernels._numba_line import gradient
 from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
+from batchnorm.kernels._numba_row_ahead import AHEAD, FURTHER, ask_rows, later
 from batchnorm.kernels._numba_row_columns import (
-    AHEAD,
     FOUR,
-    FURTHER,
     ONE,
-    ask_rows,
     columns,
     group,
-    later,
     row,
     start,
     words,
@@ -41,7 +47,7 @@ def measure(
 ) -> None:
     """Add ``x - shift`` and its square; the shift stands where the mean does."""
     lay_stack()
-    width, whole = columns(n, tag)
+    width, whole = columns(n, rows, tag)
     of_x = later(x, n, FURTHER, 4, tag)
     for k in range(groups):
         here = group(x, k, rows, tag)
@@ -74,7 +80,7 @@ def _reduce(
     x: Any, r: Any, dy: Any, n: Any, groups: Any, v: Any, bent: Any, s: Any, q: Any,
     far: Any, rows: Any, tag: Any,
 ) -> None:  # fmt: skip
-    width, whole = columns(n, tag)
+    width, whole = columns(n, rows, tag)
     of_x, of_dy = later(x, n, AHEAD, 4, tag), later(dy, n, AHEAD, 4, tag)
     of_r = later(r, n, AHEAD, 4, tag)
     for k in range(groups):
@@ -98,20 +104,22 @@ def reduce(
     """Add g and ``g (x - mean)`` of groups of four rows."""
     lay_stack()
     if r[0] != 0 and flat(p):
-        _reduce(x, r, dy, n, groups, v, bends(p, True, tag), s, q, far, FOUR, tag)
+        _reduce(x, r, dy, n, groups, v, bends(p, FLAT, tag), s, q, far, FOUR, tag)
     elif r[0] != 0:
-        _reduce(x, r, dy, n, groups, v, bends(p, False, tag), s, q, far, FOUR, tag)
+        _reduce(x, r, dy, n, groups, v, bends(p, SLOPED, tag), s, q, far, FOUR, tag)
     elif flat(p):
-        _reduce(x, None, dy, n, groups, v, bends(p, True, tag), s, q, far, FOUR, tag)
+        _reduce(x, None, dy, n, groups, v, bends(p, FLAT, tag), s, q, far, FOUR, tag)
+    elif plain(p):
+        _reduce(x, None, dy, n, groups, v, bends(p, PLAIN, tag), s, q, far, FOUR, tag)
     else:
-        _reduce(x, None, dy, n, groups, v, bends(p, False, tag), s, q, far, FOUR, tag)
+        _reduce(x, None, dy, n, groups, v, bends(p, SLOPED, tag), s, q, far, FOUR, tag)
 
 
 @mapping
 def reduce_one(p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, s: Any, q: Any, tag: Any) -> None:
     """As `reduce`, of one row."""
     lay_stack()
-    bent = bends(p, flat(p), tag)
+    bent = any_bend(p, tag)
     if r[0] != 0:
         _reduce(x, r, dy, n, 1, v, bent, s, q, False, ONE, tag)
     else:
@@ -125,7 +133,10 @@ def reduce_from_output(
 ) -> None:  # fmt: skip
     """Add g and ``g (z - bias)`` of groups of four rows, from the output; no residual."""
     lay_stack()
-    _reduce(y, None, dy, n, groups, v, unbends(p, tag), s, q, far, FOUR, tag)
+    if plain(p):
+        _reduce(y, None, dy, n, groups, v, unbends(p, PLAIN, tag), s, q, far, FOUR, tag)
+    else:
+        _reduce(y, None, dy, n, groups, v, unbends(p, SLOPED, tag), s, q, far, FOUR, tag)
 
 
 @mapping
@@ -134,4 +145,4 @@ def reduce_one_from_output(
 ) -> None:
     """As `reduce_from_output`, of one row."""
     lay_stack()
-    _reduce(y, None, dy, n, 1, v, unbends(p, tag), s, q, False, ONE, tag)
+    _reduce(y, None, dy, n, 1, v, unbends(p, SLOPED, tag), s, q, False, ONE, tag)

@@ -20,7 +20,15 @@ from batchnorm.kernels._numba_ahead import (
     hop_on,
     next_written,
 )
-from batchnorm.kernels._numba_bend import bends, flat, unbends
+from batchnorm.kernels._numba_bend import (
+    FLAT,
+    PLAIN,
+    SLOPED,
+    bends,
+    flat,
+    plain,
+    unbends,
+)
 from batchnorm.kernels._numba_constants import line_of, pull_of
 from batchnorm.kernels._numba_line import in_vectors, in_words, normal, pulled
 from batchnorm.kernels._numba_machine import lay_stack
@@ -96,13 +104,15 @@ def normalize(
     """``y = f((x - mean) scale + bias + r)``."""
     lay_stack()
     if r[0] != 0 and flat(p):
-        _normalize(p, x, r, y, channels, count, n, w, bends(p, True, tag), streams, tag)
+        _normalize(p, x, r, y, channels, count, n, w, bends(p, FLAT, tag), streams, tag)
     elif r[0] != 0:
-        _normalize(p, x, r, y, channels, count, n, w, bends(p, False, tag), streams, tag)
+        _normalize(p, x, r, y, channels, count, n, w, bends(p, SLOPED, tag), streams, tag)
     elif flat(p):
-        _normalize(p, x, None, y, channels, count, n, w, bends(p, True, tag), streams, tag)
+        _normalize(p, x, None, y, channels, count, n, w, bends(p, FLAT, tag), streams, tag)
+    elif plain(p):
+        _normalize(p, x, None, y, channels, count, n, w, bends(p, PLAIN, tag), streams, tag)
     else:
-        _normalize(p, x, None, y, channels, count, n, w, bends(p, False, tag), streams, tag)
+        _normalize(p, x, None, y, channels, count, n, w, bends(p, SLOPED, tag), streams, tag)
 
 
 @inline_mapping
@@ -172,13 +182,15 @@ def spread(
     if dr[0] != 0:
         streams = streams and (dx[0] - dr[0]) % LINE == 0
     if r[0] != 0 and flat(p):
-        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, True, tag), streams, tag)
+        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, FLAT, tag), streams, tag)
     elif r[0] != 0:
-        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, False, tag), streams, tag)
+        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, SLOPED, tag), streams, tag)
     elif flat(p):
-        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, True, tag), streams, tag)
+        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, FLAT, tag), streams, tag)
+    elif plain(p):
+        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, PLAIN, tag), streams, tag)
     else:
-        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, False, tag), streams, tag)
+        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, SLOPED, tag), streams, tag)
 
 
 @mapping
@@ -188,4 +200,11 @@ def spread_from_output(
 ) -> None:  # fmt: skip
     """As `spread`, from the output; no residual."""
     lay_stack()
-    _spread(p, y, None, dy, dx, None, channels, count, n, w, unbends(p, tag), streams, tag)
+    if plain(p):
+        _spread(
+            p, y, None, dy, dx, None, channels, count, n, w, unbends(p, PLAIN, tag), streams, tag
+        )
+    else:
+        _spread(
+            p, y, None, dy, dx, None, channels, count, n, w, unbends(p, SLOPED, tag), streams, tag
+        )

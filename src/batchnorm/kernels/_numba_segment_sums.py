@@ -12,7 +12,15 @@ from typing import Any
 from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import after, ask, hop
-from batchnorm.kernels._numba_bend import bends, flat, unbends
+from batchnorm.kernels._numba_bend import (
+    FLAT,
+    PLAIN,
+    SLOPED,
+    bends,
+    flat,
+    plain,
+    unbends,
+)
 from batchnorm.kernels._numba_constants import add_to, line_of, shift_of
 from batchnorm.kernels._numba_line import gradient, in_words
 from batchnorm.kernels._numba_machine import lay_stack
@@ -168,13 +176,15 @@ def reduce(
     lay_stack()
     if r[0] != 0:
         if flat(p):
-            _reduce(p, x, r, dy, channels, count, n, w, bends(p, True, tag), far, tag)
+            _reduce(p, x, r, dy, channels, count, n, w, bends(p, FLAT, tag), far, tag)
         else:
-            _reduce(p, x, r, dy, channels, count, n, w, bends(p, False, tag), far, tag)
+            _reduce(p, x, r, dy, channels, count, n, w, bends(p, SLOPED, tag), far, tag)
     elif flat(p):
-        _reduce(p, x, None, dy, channels, count, n, w, bends(p, True, tag), far, tag)
+        _reduce(p, x, None, dy, channels, count, n, w, bends(p, FLAT, tag), far, tag)
+    elif plain(p):
+        _reduce(p, x, None, dy, channels, count, n, w, bends(p, PLAIN, tag), far, tag)
     else:
-        _reduce(p, x, None, dy, channels, count, n, w, bends(p, False, tag), far, tag)
+        _reduce(p, x, None, dy, channels, count, n, w, bends(p, SLOPED, tag), far, tag)
 
 
 @mapping
@@ -183,4 +193,7 @@ def reduce_from_output(
 ) -> None:
     """Add sums of g and of ``g (z - bias)``, from the output; no residual."""
     lay_stack()
-    _reduce(p, y, None, dy, channels, count, n, w, unbends(p, tag), far, tag)
+    if plain(p):
+        _reduce(p, y, None, dy, channels, count, n, w, unbends(p, PLAIN, tag), far, tag)
+    else:
+        _reduce(p, y, None, dy, channels, count, n, w, unbends(p, SLOPED, tag), far, tag)
