@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from batchnorm.kernels._numba_machine import prefetch, prefetch_line
+from batchnorm.kernels._numba_machine import READ, WRITE, prefetch, prefetch_line, prefetch_own
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import SIZES, at, intrinsic, word
 from batchnorm.kernels._numba_vector import Vector
@@ -20,7 +20,7 @@ _I64 = ir.IntType(64)
 
 AHEAD = 2048  # elements
 ROWS = 8  # rows of channels, of up to `TILE` elements
-TOGETHER = 64  # elements of several short segments, asked for at once
+TOGETHER = 256  # elements of several short segments, asked for at once
 SHORT = 256  # elements of a segment that is asked for at once, at most
 FAR = 2**19  # bytes of a tensor of channels in segments; in a network, caches hold little of less
 FAR_ROWS = 2**18  # of rows, of which four go together: hardware loses such streams
@@ -34,9 +34,20 @@ def far(p: Any, least: Any, tag: Any) -> Any:
 
 
 @mapping
-def asks_first(p: Any, n: Any, tag: Any) -> Any:
-    """Whether writing must ask for segments of n: this launch takes no sums of them."""
-    return p.measure == 0 and n <= SHORT and far(p, FAR, tag)
+def asks(p: Any, n: Any, streams: Any, tag: Any) -> Any:
+    """Whether writing asks for its inputs, its outputs, and for some segments of n at once.
+
+    For inputs where this launch takes no sums of them, which would have read them; for outputs
+    where they are written through the caches: a line is read before it is written.
+    """
+    large = far(p, FAR, tag)
+    return large and p.measure == 0, large and not streams, n <= SHORT
+
+
+@mapping
+def together(n: Any) -> Any:
+    """How many segments of n are asked for at once, if they are short."""
+    return max(TOGETHER // max(n, 1), 1)
 
 
 @mapping
@@ -85,16 +96,30 @@ def next_written(of: Any, k: Any, c: Any, hop: Any, tag: Any) -> Any:
     return at(of[0], c * of[2] + k * (apart if apart else of[1]), tag)
 
 
+def _ask(builder: Any, arguments: Any, tag: Any, hints: list[Any]) -> None:
+    start = builder.mul(arguments[1], ir.Constant(_I64, SIZES[tag]))
+    start = builder.add(arguments[0], start)
+    for byte in range(0, 2 * Vector(word(tag)).lanes * SIZES[tag], 64):
+        prefetch_line(builder, builder.add(start, ir.Constant(_I64, byte)), hints)
+
+
 @intrinsic
 def ask(typing: Any, address: Any, index: Any, tag: Any) -> Any:
     """Ask for the elements of two vectors, which need not be ours."""
-    size = 2 * Vector(word(tag)).lanes * SIZES[tag]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        start = builder.mul(arguments[1], ir.Constant(_I64, SIZES[tag]))
-        start = builder.add(arguments[0], start)
-        for byte in range(0, size, 64):
-            prefetch_line(builder, builder.add(start, ir.Constant(_I64, byte)))
+        _ask(builder, arguments, tag, READ)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, tag), generate
+
+
+@intrinsic
+def ask_own(typing: Any, address: Any, index: Any, tag: Any) -> Any:
+    """As `ask`, of elements that will be written."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _ask(builder, arguments, tag, WRITE)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, tag), generate
@@ -108,8 +133,7 @@ def fetch(x: Any, n: Any, tag: Any) -> None:
 
 
 @mapping
-def fetch_next(of: Any, k: Any, c: Any, n: Any, hop: Any, tag: Any) -> None:
-    """Ask for the segment that `next_written` finds, or now and then for several short ones."""
-    together = max(TOGETHER // max(n, 1), 1)
-    if c % together == 0:
-        fetch(next_written(of, k, c, hop, tag), together * n, tag)
+def own(y: Any, n: Any, tag: Any) -> None:
+    """As `fetch`, of elements that will be written."""
+    for byte in range(y, at(y, n, tag), 64):
+        prefetch_own(byte)

@@ -12,15 +12,16 @@ from batchnorm.kernels._numba_memory import TILE, TILES, intrinsic
 from batchnorm.kernels._processor import has
 
 _I32, _I64, _DOUBLE = ir.IntType(32), ir.IntType(64), ir.DoubleType()
-_KEEP = [ir.Constant(_I32, value) for value in (0, 3, 1)]  # to read, in all caches, data
+READ = [ir.Constant(_I32, value) for value in (0, 3, 1)]  # to read, in all caches, data
+WRITE = [ir.Constant(_I32, value) for value in (1, 3, 1)]  # to write
 
 
-def prefetch_line(builder: Any, address: Any) -> None:
+def prefetch_line(builder: Any, address: Any, hints: list[Any] = READ) -> None:
     """Emit a request for the cache line at an address."""
     pointer = builder.inttoptr(address, ir.IntType(8).as_pointer())
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
     function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-    builder.call(function, [pointer, *_KEEP])
+    builder.call(function, [pointer, *hints])
 
 
 @intrinsic
@@ -29,6 +30,17 @@ def prefetch(typing: Any, address: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         prefetch_line(builder, arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), generate
+
+
+@intrinsic
+def prefetch_own(typing: Any, address: Any) -> Any:
+    """As `prefetch`, of a line that will be written."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        prefetch_line(builder, arguments[0], WRITE)
         return context.get_dummy_value()
 
     return types.void(types.intp), generate

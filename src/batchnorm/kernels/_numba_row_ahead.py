@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels import _numba_vector as vectors
-from batchnorm.kernels._numba_ahead import ask
+from batchnorm.kernels._numba_ahead import ask, ask_own
 from batchnorm.kernels._numba_math import inline_mapping
 from batchnorm.kernels._numba_memory import at
 
@@ -31,10 +31,23 @@ def later(of: Any, n: Any, ahead: Any, on: Any, tag: Any) -> Any:
 
 
 @inline_mapping
+def _on(j: Any, later: Any) -> Any:
+    near, end, beyond = later
+    return j + near if j < end else j + beyond
+
+
+@inline_mapping
 def ask_rows(of: Any, j: Any, later: Any, rows: Any, tag: Any) -> None:
     """Ask for two vectors of each row, as `later` tells."""
     if of is not None:
-        near, end, beyond = later
-        j += near if j < end else beyond
+        j = _on(j, later)
         for k in range(len(rows)):
             ask(at(of[0], k * of[1], tag), j, tag)
+
+
+@inline_mapping
+def own_rows(of: Any, j: Any, later: Any, rows: Any, tag: Any) -> None:
+    """As `ask_rows`, of rows that will be written."""
+    j = _on(j, later)
+    for k in range(len(rows)):
+        ask_own(at(of[0], k * of[1], tag), j, tag)

@@ -23,7 +23,7 @@ from batchnorm.kernels._numba_bend import (
 from batchnorm.kernels._numba_line import normal, pulled
 from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
-from batchnorm.kernels._numba_row_ahead import AHEAD, FURTHER, ask_rows, later
+from batchnorm.kernels._numba_row_ahead import AHEAD, FURTHER, ask_rows, later, own_rows
 from batchnorm.kernels._numba_row_columns import (
     FOUR,
     ONE,
@@ -68,18 +68,20 @@ def _write(
 
 @inline_mapping
 def _normalize(
-    x: Any, r: Any, y: Any, n: Any, groups: Any, v: Any, bent: Any, far: Any,
+    x: Any, r: Any, y: Any, n: Any, groups: Any, v: Any, bent: Any, far: Any, owns: Any,
     streams: Any, rows: Any, tag: Any,
 ) -> None:  # fmt: skip
     width, whole = columns(n, rows, tag)
     of_x = later(x, n, FURTHER if r is None else AHEAD, -4, tag)
-    of_r = later(r, n, AHEAD, -4, tag)
+    of_r, of_y = later(r, n, AHEAD, -4, tag), later(y, n, AHEAD, -4, tag)
     for k in range(groups - 1, -1, -1):
         a, b, out = group(x, k, rows, tag), group(r, k, rows, tag), group(y, k, rows, tag)
         for j in range(0, whole, 2 * width):
             if far:
                 ask_rows(a, j, of_x, rows, tag)
                 ask_rows(b, j, of_r, rows, tag)
+            if owns:
+                own_rows(out, j, of_y, rows, tag)
             _write(a, b, out, j, v, bent, streams, rows, None, tag)
             _write(a, b, out, j + width, v, bent, streams, rows, None, tag)
         for j in range(whole, n, width):
@@ -89,22 +91,22 @@ def _normalize(
 
 @mapping
 def normalize(
-    p: Any, x: Any, r: Any, y: Any, n: Any, groups: Any, v: Any, far: Any, streams: Any,
-    tag: Any,
+    p: Any, x: Any, r: Any, y: Any, n: Any, groups: Any, v: Any, far: Any, owns: Any,
+    streams: Any, tag: Any,
 ) -> None:  # fmt: skip
     """``y = f((x - mean) scale + bias + r)`` in groups of four rows."""
     lay_stack()
     m = groups
     if r[0] != 0 and flat(p):
-        _normalize(x, r, y, n, m, v, bends(p, FLAT, tag), far, streams, FOUR, tag)
+        _normalize(x, r, y, n, m, v, bends(p, FLAT, tag), far, owns, streams, FOUR, tag)
     elif r[0] != 0:
-        _normalize(x, r, y, n, m, v, bends(p, SLOPED, tag), far, streams, FOUR, tag)
+        _normalize(x, r, y, n, m, v, bends(p, SLOPED, tag), far, owns, streams, FOUR, tag)
     elif flat(p):
-        _normalize(x, None, y, n, m, v, bends(p, FLAT, tag), far, streams, FOUR, tag)
+        _normalize(x, None, y, n, m, v, bends(p, FLAT, tag), far, owns, streams, FOUR, tag)
     elif plain(p):
-        _normalize(x, None, y, n, m, v, bends(p, PLAIN, tag), far, streams, FOUR, tag)
+        _normalize(x, None, y, n, m, v, bends(p, PLAIN, tag), far, owns, streams, FOUR, tag)
     else:
-        _normalize(x, None, y, n, m, v, bends(p, SLOPED, tag), far, streams, FOUR, tag)
+        _normalize(x, None, y, n, m, v, bends(p, SLOPED, tag), far, owns, streams, FOUR, tag)
 
 
 @mapping
@@ -113,9 +115,9 @@ def normalize_one(p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, tag: Any) -> N
     lay_stack()
     bent = any_bend(p, tag)
     if r[0] != 0:
-        _normalize(x, r, y, n, 1, v, bent, False, False, ONE, tag)
+        _normalize(x, r, y, n, 1, v, bent, False, False, False, ONE, tag)
     else:
-        _normalize(x, None, y, n, 1, v, bent, False, False, ONE, tag)
+        _normalize(x, None, y, n, 1, v, bent, False, False, False, ONE, tag)
 
 
 @inline_mapping

@@ -83,6 +83,7 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a block, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
     far, streams = ahead.far(p, ahead.FAR_AGAIN, tag), _streams(p, tag)
+    owns = not streams and ahead.far(p, ahead.FAR_ROWS, tag)
     for start in range(0, p.columns, TILE):
         v = rows.tile(p, start, tag)
         fours = blocks.fours(p, first, stop, start)
@@ -93,7 +94,7 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
         x, r, _ = blocks.inputs(p, first, start, tag)
         y, _ = blocks.outputs(p, first, start, tag)
         n = blocks.length(p, first, start)
-        outputs.normalize(p, x, r, y, n, fours, v, far, streams, tag)
+        outputs.normalize(p, x, r, y, n, fours, v, far, owns, streams, tag)
     if streams:
         fence()
 

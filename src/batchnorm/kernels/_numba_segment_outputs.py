@@ -14,11 +14,14 @@ from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import (
     FAR,
     ask,
-    asks_first,
+    ask_own,
+    asks,
     far,
-    fetch_next,
+    fetch,
     hop_on,
     next_written,
+    own,
+    together,
 )
 from batchnorm.kernels._numba_bend import (
     FLAT,
@@ -58,19 +61,38 @@ def _put(y: Any, j: Any, one: Any, two: Any, streams: Any, tag: Any) -> None:
 
 
 @inline_mapping
+def _next(of: Any, k: Any, c: Any, hop: Any, asks: Any, tag: Any) -> Any:
+    """Where the segment lies that is to be asked for next, or 0."""
+    return next_written(of, k, c, hop, tag) if asks else 0
+
+
+@inline_mapping
+def _ask(address: Any, j: Any, tag: Any) -> None:
+    if address != 0:
+        ask(address, j, tag)
+
+
+@inline_mapping
+def _ask_own(address: Any, j: Any, tag: Any) -> None:
+    if address != 0:
+        ask_own(address, j, tag)
+
+
+@inline_mapping
 def _normalize_one(
-    a: Any, b: Any, later: Any, out: Any, n: Any, words: Any, bent: Any, asks: Any, streams: Any,
-    tag: Any,
-) -> None:  # fmt: skip
-    """Write one segment."""
+    a: Any, b: Any, later: Any, out: Any, n: Any, words: Any, bent: Any, streams: Any, tag: Any
+) -> None:
+    """Write one segment; `later` are addresses of x, r and y to be asked for."""
     width = vectors.lanes(tag)
     head, whole = _bounds(out, n, streams, tag)
     for j in range(0, head, width):
         mask = vectors.first(head - j, tag)
         memory.write(out, j, normal(a, j, b, j, words, bent, mask, tag), mask, tag)
     for j in range(head, whole, 2 * width):
-        if asks and b is not None:
-            ask(later, j, tag)
+        _ask(later[0], j, tag)
+        if b is not None:
+            _ask(later[1], j, tag)
+        _ask_own(later[2], j, tag)
         one = normal(a, j, b, j, words, bent, None, tag)
         two = normal(a, j + width, b, j + width, words, bent, None, tag)
         _put(out, j, one, two, streams, tag)
@@ -84,16 +106,26 @@ def _normalize(
     p: Any, x: Any, r: Any, y: Any, channels: Any, count: Any, n: Any, w: Any, bent: Any,
     streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    hop, asks = hop_on(p, channels, count, n), asks_first(p, n, tag)
-    reads = r is not None and far(p, FAR, tag)  # statistics did not need it
+    hop, (reads, owns, short) = hop_on(p, channels, count, n), asks(p, n, streams, tag)
+    more = r is not None and far(p, FAR, tag)  # no statistics have read it
+    few = together(n)
     for k in range(count - 1, -1, -1):
+        due = 0
         for c in range(channels):
-            if asks:
-                fetch_next(x, k, c, n, hop, tag)
-            later = next_written(r, k, c, hop, tag) if reads else 0
+            if short and c == due:
+                due += few
+                if reads:
+                    fetch(next_written(x, k, c, hop, tag), few * n, tag)
+                if owns:
+                    own(next_written(y, k, c, hop, tag), few * n, tag)
+            later = (
+                _next(x, k, c, hop, reads and not short, tag),
+                0 if r is None else _next(r, k, c, hop, more, tag),
+                _next(y, k, c, hop, owns and not short, tag),
+            )
             words = in_words(line_of(w, c), tag)
             a, b, out = place(x, k, c, tag), place(r, k, c, tag), place(y, k, c, tag)
-            _normalize_one(a, b, later, out, n, words, bent, reads, streams, tag)
+            _normalize_one(a, b, later, out, n, words, bent, streams, tag)
 
 
 @mapping
@@ -129,16 +161,25 @@ def _pull(
 
 @inline_mapping
 def _spread_one(
-    a: Any, b: Any, c: Any, out: Any, of_r: Any, n: Any, words: Any, pull: Any, bent: Any,
-    both: Any, streams: Any, tag: Any,
+    a: Any, b: Any, c: Any, later: Any, out: Any, of_r: Any, n: Any, words: Any, pull: Any,
+    bent: Any, both: Any, streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """Write one segment, of the residual's gradient too if both are wanted."""
+    """Write one segment, of the residual's gradient too if both are wanted.
+
+    `later` are addresses of x, dy, r, dx and dr to be asked for.
+    """
     width = vectors.lanes(tag)
     head, whole = _bounds(out, n, streams, tag)
     for j in range(0, head, width):
         mask = vectors.first(head - j, tag)
         _pull(a, b, c, out, of_r, j, words, pull, bent, mask, both, tag)
     for j in range(head, whole, 2 * width):
+        _ask(later[0], j, tag)
+        _ask(later[1], j, tag)
+        _ask_own(later[3], j, tag)
+        if b is not None:
+            _ask(later[2], j, tag)
+            _ask_own(later[4], j, tag)
         i = j + width
         one, g = pulled(a, j, b, j, c, j, words, pull, bent, None, tag)
         two, h = pulled(a, i, b, i, c, i, words, pull, bent, None, tag)
@@ -155,17 +196,34 @@ def _spread(
     p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
     bent: Any, streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    hop, asks = hop_on(p, channels, count, n), asks_first(p, n, tag)
+    hop, (reads, owns, short) = hop_on(p, channels, count, n), asks(p, n, streams, tag)
     both = dr is not None and dr[0] != 0
+    few, long = together(n), not short
     for k in range(count - 1, -1, -1):
+        due = 0
         for c in range(channels):
-            if asks:
-                fetch_next(x, k, c, n, hop, tag)
-                fetch_next(dy, k, c, n, hop, tag)
+            if short and c == due:
+                due += few
+                if reads:
+                    fetch(next_written(x, k, c, hop, tag), few * n, tag)
+                    fetch(next_written(dy, k, c, hop, tag), few * n, tag)
+                    if r is not None:
+                        fetch(next_written(r, k, c, hop, tag), few * n, tag)
+                if owns:
+                    own(next_written(dx, k, c, hop, tag), few * n, tag)
+                    if both:
+                        own(next_written(dr, k, c, hop, tag), few * n, tag)
+            later = (
+                _next(x, k, c, hop, reads and long, tag),
+                _next(dy, k, c, hop, reads and long, tag),
+                0 if r is None else _next(r, k, c, hop, reads and long, tag),
+                _next(dx, k, c, hop, owns and long, tag),
+                0 if dr is None else _next(dr, k, c, hop, owns and long and both, tag),
+            )
             words, pull = in_words(line_of(w, c), tag), in_vectors(pull_of(w, c), tag)
             a, b, g = place(x, k, c, tag), place(r, k, c, tag), place(dy, k, c, tag)
             out, of_r = place(dx, k, c, tag), place(dr, k, c, tag)
-            _spread_one(a, b, g, out, of_r, n, words, pull, bent, both, streams, tag)
+            _spread_one(a, b, g, later, out, of_r, n, words, pull, bent, both, streams, tag)
 
 
 @mapping
