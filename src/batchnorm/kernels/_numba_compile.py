@@ -1,4 +1,4 @@
-"""Numba's kernels as C functions, twelve for each element type, compiled when first used."""
+"""Numba's kernels as C functions, sixteen for each element type, compiled when first used."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from batchnorm.kernels import _numba_channels as channels
 from batchnorm.kernels import _numba_planar as planar
 from batchnorm.kernels import _numba_recover as recover
 from batchnorm.kernels import _numba_recover_general as recover_general
+from batchnorm.kernels import _numba_residual as residual
 from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_rows as rows
 from batchnorm.kernels._numba_drive import drive
 from batchnorm.kernels._numba_memory import TAGS
 
+# Identity, ReLU and leaky ReLU; the same after a residual; any activation, and masks.
+BEND, RESIDUAL, GENERAL = "bend", "residual", "general"
 _COMPILED_IN = "_activation.py", "_layout.py", "_processor.py"  # numbers of theirs, or answers
 _DAMAGED = pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError, ImportError
 
@@ -53,6 +56,21 @@ def _planar_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None
     return planar_forward
 
 
+def _planar_forward_residual(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+    def planar_forward_residual(p: Any) -> None:
+        drive(
+            p,
+            variant[0],
+            real,
+            channels.tasks,
+            channels.forward,
+            planar.measure,
+            residual.planar_write,
+        )
+
+    return planar_forward_residual
+
+
 def _planar_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def planar_forward_general(p: Any) -> None:
         drive(
@@ -73,6 +91,21 @@ def _planar_backward(variant: tuple[Any, str], real: Any) -> Callable[[Any], Non
         drive(p, variant[0], real, channels.tasks, channels.backward, planar.reduce, planar.spread)
 
     return planar_backward
+
+
+def _planar_backward_residual(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+    def planar_backward_residual(p: Any) -> None:
+        drive(
+            p,
+            variant[0],
+            real,
+            channels.tasks,
+            channels.backward,
+            residual.planar_reduce,
+            residual.planar_spread,
+        )
+
+    return planar_backward_residual
 
 
 def _planar_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
@@ -127,6 +160,13 @@ def _rows_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     return rows_forward
 
 
+def _rows_forward_residual(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+    def rows_forward_residual(p: Any) -> None:
+        drive(p, variant[0], real, blocks.tasks, rows.forward, rows.measure, residual.rows_write)
+
+    return rows_forward_residual
+
+
 def _rows_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
     def rows_forward_general(p: Any) -> None:
         drive(
@@ -147,6 +187,21 @@ def _rows_backward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]
         drive(p, variant[0], real, blocks.tasks, rows.backward, rows.reduce, rows.spread)
 
     return rows_backward
+
+
+def _rows_backward_residual(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+    def rows_backward_residual(p: Any) -> None:
+        drive(
+            p,
+            variant[0],
+            real,
+            blocks.tasks,
+            rows.backward,
+            residual.rows_reduce,
+            residual.rows_spread,
+        )
+
+    return rows_backward_residual
 
 
 def _rows_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
@@ -195,18 +250,22 @@ def _rows_recover_general(variant: tuple[Any, str], real: Any) -> Callable[[Any]
 
 
 _BUILDERS = {
-    ("forward", True, False): _planar_forward,
-    ("forward", True, True): _planar_forward_general,
-    ("forward", False, False): _rows_forward,
-    ("forward", False, True): _rows_forward_general,
-    ("backward", True, False): _planar_backward,
-    ("backward", True, True): _planar_backward_general,
-    ("backward", False, False): _rows_backward,
-    ("backward", False, True): _rows_backward_general,
-    ("recover", True, False): _planar_recover,
-    ("recover", True, True): _planar_recover_general,
-    ("recover", False, False): _rows_recover,
-    ("recover", False, True): _rows_recover_general,
+    ("forward", True, BEND): _planar_forward,
+    ("forward", True, RESIDUAL): _planar_forward_residual,
+    ("forward", True, GENERAL): _planar_forward_general,
+    ("forward", False, BEND): _rows_forward,
+    ("forward", False, RESIDUAL): _rows_forward_residual,
+    ("forward", False, GENERAL): _rows_forward_general,
+    ("backward", True, BEND): _planar_backward,
+    ("backward", True, RESIDUAL): _planar_backward_residual,
+    ("backward", True, GENERAL): _planar_backward_general,
+    ("backward", False, BEND): _rows_backward,
+    ("backward", False, RESIDUAL): _rows_backward_residual,
+    ("backward", False, GENERAL): _rows_backward_general,
+    ("recover", True, BEND): _planar_recover,
+    ("recover", True, GENERAL): _planar_recover_general,
+    ("recover", False, BEND): _rows_recover,
+    ("recover", False, GENERAL): _rows_recover_general,
 }
 VARIANTS = tuple(_BUILDERS)
 
@@ -229,10 +288,10 @@ def cache_folder() -> str | None:
 
 
 @cache
-def kernel(direction: str, planar: bool, general: bool, dtype: torch.dtype) -> Kernel:
-    """The kernel for a layout; `general` for masks and activations that are no bend."""
+def kernel(direction: str, planar: bool, kind: str, dtype: torch.dtype) -> Kernel:
+    """The kernel for a layout, of the kind `BEND`, `RESIDUAL` or `GENERAL`."""
     real = np.float64 if dtype is torch.float64 else np.float32
-    body = _BUILDERS[direction, planar, general]((TAGS[dtype], stamp()), real)
+    body = _BUILDERS[direction, planar, kind]((TAGS[dtype], stamp()), real)
     return c_function(body)
 
 

@@ -52,15 +52,21 @@ def _streams(p: Any, n: Any, tag: Any) -> Any:
 
 
 @mapping
-def write(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
-    """Normalize a part, with an activation that is a bend."""
+def write_by(p: Any, c: Any, channels: Any, part: Any, w: Any, tag: Any, each: Any) -> None:
+    """Normalize a part, by the function given for segments."""
     o, i, count, n = segments.bounds(p, part)
     x, r, _ = segments.inputs(p, o, c, i, tag)
     y, _ = segments.outputs(p, o, c, i, tag)
     streams = _streams(p, n, tag)
-    outputs.normalize(p, x, r, y, channels, count, n, w, streams, tag)
+    each(p, x, r, y, channels, count, n, w, streams, tag)
     if streams:
         fence()
+
+
+@mapping
+def write(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
+    """Normalize a part, with an activation that is a bend."""
+    write_by(p, c, channels, part, w, tag, outputs.normalize)
 
 
 @mapping

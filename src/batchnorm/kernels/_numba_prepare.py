@@ -11,7 +11,7 @@ from batchnorm.kernels import _team
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._layout import Ints, Plan, plan
 from batchnorm.kernels._numba_call import CURSOR, PACK_CONSTANT, PACK_VARYING, PARAMETER_TYPES
-from batchnorm.kernels._numba_compile import Kernel, kernel
+from batchnorm.kernels._numba_compile import BEND, GENERAL, RESIDUAL, Kernel, kernel
 from batchnorm.kernels._numba_memory import TILE
 from batchnorm.kernels._numba_row_columns import STRIDE, VECTORS
 
@@ -155,7 +155,8 @@ def prepare(
         _SLOPES.get(kind, parameter),
         eps,
     )
-    code = kernel(direction, planned.planar, not bend, dtype)
+    quick = BEND if residual is None else RESIDUAL
+    code = kernel(direction, planned.planar, quick if bend else GENERAL, dtype)
     return Prepared(planned, code, constants, count)
 
 

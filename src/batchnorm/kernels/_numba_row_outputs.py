@@ -94,14 +94,10 @@ def normalize(
     p: Any, x: Any, r: Any, y: Any, n: Any, groups: Any, v: Any, far: Any, owns: Any,
     streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """``y = f((x - mean) scale + bias + r)`` in groups of four rows."""
+    """``y = f((x - mean) scale + bias)`` in groups of four rows; no residual."""
     lay_stack()
     m = groups
-    if r[0] != 0 and flat(p):
-        _normalize(x, r, y, n, m, v, bends(p, FLAT, tag), far, owns, streams, FOUR, tag)
-    elif r[0] != 0:
-        _normalize(x, r, y, n, m, v, bends(p, SLOPED, tag), far, owns, streams, FOUR, tag)
-    elif flat(p):
+    if flat(p):
         _normalize(x, None, y, n, m, v, bends(p, FLAT, tag), far, owns, streams, FOUR, tag)
     elif plain(p):
         _normalize(x, None, y, n, m, v, bends(p, PLAIN, tag), far, owns, streams, FOUR, tag)
@@ -113,11 +109,28 @@ def normalize(
 def normalize_one(p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, tag: Any) -> None:
     """As `normalize`, in one row."""
     lay_stack()
-    bent = any_bend(p, tag)
-    if r[0] != 0:
-        _normalize(x, r, y, n, 1, v, bent, False, False, False, ONE, tag)
+    _normalize(x, None, y, n, 1, v, any_bend(p, tag), False, False, False, ONE, tag)
+
+
+@mapping
+def normalize_residual(
+    p: Any, x: Any, r: Any, y: Any, n: Any, groups: Any, v: Any, far: Any, owns: Any,
+    streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    """``y = f((x - mean) scale + bias + r)`` in groups of four rows."""
+    lay_stack()
+    m = groups
+    if flat(p):
+        _normalize(x, r, y, n, m, v, bends(p, FLAT, tag), far, owns, streams, FOUR, tag)
     else:
-        _normalize(x, None, y, n, 1, v, bent, False, False, False, ONE, tag)
+        _normalize(x, r, y, n, m, v, bends(p, SLOPED, tag), far, owns, streams, FOUR, tag)
+
+
+@mapping
+def normalize_one_residual(p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, tag: Any) -> None:
+    """As `normalize_residual`, in one row."""
+    lay_stack()
+    _normalize(x, r, y, n, 1, v, any_bend(p, tag), False, False, False, ONE, tag)
 
 
 @inline_mapping
@@ -181,17 +194,13 @@ def _spread(
 
 @mapping
 def spread(
-    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, groups: Any, v: Any,
-    far: Any, streams: Any, tag: Any,
+    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, groups: Any, v: Any, far: Any,
+    streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """``dx = scale g - (a + b xhat)`` and, unless its address is 0, ``dr = g``; as `normalize`."""
+    """``dx = scale g - (a + b xhat)`` in groups of four rows; no residual."""
     lay_stack()
     m = groups
-    if r[0] != 0 and flat(p):
-        _spread(x, r, dy, dx, dr, n, m, v, bends(p, FLAT, tag), far, streams, FOUR, tag)
-    elif r[0] != 0:
-        _spread(x, r, dy, dx, dr, n, m, v, bends(p, SLOPED, tag), far, streams, FOUR, tag)
-    elif flat(p):
+    if flat(p):
         _spread(x, None, dy, dx, None, n, m, v, bends(p, FLAT, tag), far, streams, FOUR, tag)
     elif plain(p):
         _spread(x, None, dy, dx, None, n, m, v, bends(p, PLAIN, tag), far, streams, FOUR, tag)
@@ -203,11 +212,30 @@ def spread(
 def spread_one(p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, tag: Any) -> None:
     """As `spread`, in one row."""
     lay_stack()
-    bent = any_bend(p, tag)
-    if r[0] != 0:
-        _spread(x, r, dy, dx, dr, n, 1, v, bent, False, False, ONE, tag)
+    _spread(x, None, dy, dx, None, n, 1, v, any_bend(p, tag), False, False, ONE, tag)
+
+
+@mapping
+def spread_residual(
+    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, groups: Any, v: Any, far: Any,
+    streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    """As `spread`, with a residual, of which the gradient is g: written unless its address is 0."""
+    lay_stack()
+    m = groups
+    if flat(p):
+        _spread(x, r, dy, dx, dr, n, m, v, bends(p, FLAT, tag), far, streams, FOUR, tag)
     else:
-        _spread(x, None, dy, dx, None, n, 1, v, bent, False, False, ONE, tag)
+        _spread(x, r, dy, dx, dr, n, m, v, bends(p, SLOPED, tag), far, streams, FOUR, tag)
+
+
+@mapping
+def spread_one_residual(
+    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, tag: Any
+) -> None:
+    """As `spread_residual`, in one row."""
+    lay_stack()
+    _spread(x, r, dy, dx, dr, n, 1, v, any_bend(p, tag), False, False, ONE, tag)
 
 
 @mapping

@@ -98,16 +98,12 @@ def _reduce(
 
 @mapping
 def reduce(
-    p: Any, x: Any, r: Any, dy: Any, n: Any, groups: Any, v: Any, s: Any, q: Any,
-    far: Any, tag: Any,
+    p: Any, x: Any, r: Any, dy: Any, n: Any, groups: Any, v: Any, s: Any, q: Any, far: Any,
+    tag: Any,
 ) -> None:  # fmt: skip
-    """Add g and ``g (x - mean)`` of groups of four rows."""
+    """Add g and ``g (x - mean)`` of groups of four rows; no residual."""
     lay_stack()
-    if r[0] != 0 and flat(p):
-        _reduce(x, r, dy, n, groups, v, bends(p, FLAT, tag), s, q, far, FOUR, tag)
-    elif r[0] != 0:
-        _reduce(x, r, dy, n, groups, v, bends(p, SLOPED, tag), s, q, far, FOUR, tag)
-    elif flat(p):
+    if flat(p):
         _reduce(x, None, dy, n, groups, v, bends(p, FLAT, tag), s, q, far, FOUR, tag)
     elif plain(p):
         _reduce(x, None, dy, n, groups, v, bends(p, PLAIN, tag), s, q, far, FOUR, tag)
@@ -119,11 +115,29 @@ def reduce(
 def reduce_one(p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, s: Any, q: Any, tag: Any) -> None:
     """As `reduce`, of one row."""
     lay_stack()
-    bent = any_bend(p, tag)
-    if r[0] != 0:
-        _reduce(x, r, dy, n, 1, v, bent, s, q, False, ONE, tag)
+    _reduce(x, None, dy, n, 1, v, any_bend(p, tag), s, q, False, ONE, tag)
+
+
+@mapping
+def reduce_residual(
+    p: Any, x: Any, r: Any, dy: Any, n: Any, groups: Any, v: Any, s: Any, q: Any, far: Any,
+    tag: Any,
+) -> None:  # fmt: skip
+    """As `reduce`, with a residual."""
+    lay_stack()
+    if flat(p):
+        _reduce(x, r, dy, n, groups, v, bends(p, FLAT, tag), s, q, far, FOUR, tag)
     else:
-        _reduce(x, None, dy, n, 1, v, bent, s, q, False, ONE, tag)
+        _reduce(x, r, dy, n, groups, v, bends(p, SLOPED, tag), s, q, far, FOUR, tag)
+
+
+@mapping
+def reduce_one_residual(
+    p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, s: Any, q: Any, tag: Any
+) -> None:
+    """As `reduce_residual`, of one row."""
+    lay_stack()
+    _reduce(x, r, dy, n, 1, v, any_bend(p, tag), s, q, False, ONE, tag)
 
 
 @mapping

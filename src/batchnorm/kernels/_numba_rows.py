@@ -79,8 +79,8 @@ def _streams(p: Any, tag: Any) -> Any:
 
 
 @mapping
-def write(p: Any, part: Any, work: Any, tag: Any) -> None:
-    """Normalize a block, with an activation that is a bend."""
+def write_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> None:
+    """Normalize a block, by the functions given for four rows and one."""
     first, stop = blocks.block(p, part)
     far, streams = ahead.far(p, ahead.FAR_AGAIN, tag), _streams(p, tag)
     owns = not streams and ahead.far(p, ahead.FAR_ROWS, tag)
@@ -90,13 +90,19 @@ def write(p: Any, part: Any, work: Any, tag: Any) -> None:
         for row in range(stop - 1, first + 4 * fours - 1, -1):
             x, r, _ = blocks.inputs(p, row, start, tag)
             y, _ = blocks.outputs(p, row, start, tag)
-            outputs.normalize_one(p, x, r, y, blocks.length(p, row, start), v, tag)
+            one(p, x, r, y, blocks.length(p, row, start), v, tag)
         x, r, _ = blocks.inputs(p, first, start, tag)
         y, _ = blocks.outputs(p, first, start, tag)
         n = blocks.length(p, first, start)
-        outputs.normalize(p, x, r, y, n, fours, v, far, owns, streams, tag)
+        four(p, x, r, y, n, fours, v, far, owns, streams, tag)
     if streams:
         fence()
+
+
+@mapping
+def write(p: Any, part: Any, work: Any, tag: Any) -> None:
+    """Normalize a block, with an activation that is a bend."""
+    write_by(p, part, work, tag, outputs.normalize, outputs.normalize_one)
 
 
 @mapping

@@ -133,18 +133,27 @@ def normalize(
     p: Any, x: Any, r: Any, y: Any, channels: Any, count: Any, n: Any, w: Any, streams: Any,
     tag: Any,
 ) -> None:  # fmt: skip
-    """``y = f((x - mean) scale + bias + r)``."""
+    """``y = f((x - mean) scale + bias)``; no residual."""
     lay_stack()
-    if r[0] != 0 and flat(p):
-        _normalize(p, x, r, y, channels, count, n, w, bends(p, FLAT, tag), streams, tag)
-    elif r[0] != 0:
-        _normalize(p, x, r, y, channels, count, n, w, bends(p, SLOPED, tag), streams, tag)
-    elif flat(p):
+    if flat(p):
         _normalize(p, x, None, y, channels, count, n, w, bends(p, FLAT, tag), streams, tag)
     elif plain(p):
         _normalize(p, x, None, y, channels, count, n, w, bends(p, PLAIN, tag), streams, tag)
     else:
         _normalize(p, x, None, y, channels, count, n, w, bends(p, SLOPED, tag), streams, tag)
+
+
+@mapping
+def normalize_residual(
+    p: Any, x: Any, r: Any, y: Any, channels: Any, count: Any, n: Any, w: Any, streams: Any,
+    tag: Any,
+) -> None:  # fmt: skip
+    """``y = f((x - mean) scale + bias + r)``."""
+    lay_stack()
+    if flat(p):
+        _normalize(p, x, r, y, channels, count, n, w, bends(p, FLAT, tag), streams, tag)
+    else:
+        _normalize(p, x, r, y, channels, count, n, w, bends(p, SLOPED, tag), streams, tag)
 
 
 @inline_mapping
@@ -231,24 +240,31 @@ def spread(
     p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
     streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """``dx = scale g - (a + b xhat)``, and ``dr = g``.
-
-    The residual's gradient is left out where its address is 0.
-    """
+    """``dx = scale g - (a + b xhat)``; no residual."""
     lay_stack()
     m = channels
-    if dr[0] != 0:
-        streams = streams and (dx[0] - dr[0]) % LINE == 0
-    if r[0] != 0 and flat(p):
-        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, FLAT, tag), streams, tag)
-    elif r[0] != 0:
-        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, SLOPED, tag), streams, tag)
-    elif flat(p):
+    if flat(p):
         _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, FLAT, tag), streams, tag)
     elif plain(p):
         _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, PLAIN, tag), streams, tag)
     else:
         _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, SLOPED, tag), streams, tag)
+
+
+@mapping
+def spread_residual(
+    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
+    streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    """As `spread`, with a residual, of which the gradient is g: written unless its address is 0."""
+    lay_stack()
+    m = channels
+    if dr[0] != 0:
+        streams = streams and (dx[0] - dr[0]) % LINE == 0
+    if flat(p):
+        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, FLAT, tag), streams, tag)
+    else:
+        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, SLOPED, tag), streams, tag)
 
 
 @mapping

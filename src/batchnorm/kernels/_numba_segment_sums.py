@@ -172,19 +172,26 @@ def _reduce(
 def reduce(
     p: Any, x: Any, r: Any, dy: Any, channels: Any, count: Any, n: Any, w: Any, far: Any, tag: Any
 ) -> None:
-    """Add sums of g and of ``g (x - mean)`` over `count` segments of n."""
+    """Add sums of g and of ``g (x - mean)`` over `count` segments of n; no residual."""
     lay_stack()
-    if r[0] != 0:
-        if flat(p):
-            _reduce(p, x, r, dy, channels, count, n, w, bends(p, FLAT, tag), far, tag)
-        else:
-            _reduce(p, x, r, dy, channels, count, n, w, bends(p, SLOPED, tag), far, tag)
-    elif flat(p):
+    if flat(p):
         _reduce(p, x, None, dy, channels, count, n, w, bends(p, FLAT, tag), far, tag)
     elif plain(p):
         _reduce(p, x, None, dy, channels, count, n, w, bends(p, PLAIN, tag), far, tag)
     else:
         _reduce(p, x, None, dy, channels, count, n, w, bends(p, SLOPED, tag), far, tag)
+
+
+@mapping
+def reduce_residual(
+    p: Any, x: Any, r: Any, dy: Any, channels: Any, count: Any, n: Any, w: Any, far: Any, tag: Any
+) -> None:
+    """As `reduce`, with a residual."""
+    lay_stack()
+    if flat(p):
+        _reduce(p, x, r, dy, channels, count, n, w, bends(p, FLAT, tag), far, tag)
+    else:
+        _reduce(p, x, r, dy, channels, count, n, w, bends(p, SLOPED, tag), far, tag)
 
 
 @mapping

@@ -14,6 +14,9 @@ from batchnorm.kernels import numba
 from batchnorm.kernels._check import check_switch
 from batchnorm.kernels._takes import DTYPES
 
+_KINDS = {"bend": "", "residual": ", with a residual", "general": ", any activation and mask"}
+_OF_OUTPUTS = {"bend": "", "general": " of ELU"}
+
 
 class Compiled(NamedTuple):
     """One kernel made ready.
@@ -93,7 +96,7 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
     if not runs:
         return Warmup((), reason)
     from batchnorm.kernels import _numba_limits, _numba_release, _numba_running
-    from batchnorm.kernels._numba_compile import VARIANTS, kernel
+    from batchnorm.kernels._numba_compile import GENERAL, VARIANTS, kernel
 
     def timed(name: str, dtype: torch.dtype | None, make: Callable[[], Any]) -> Compiled:
         start = time.perf_counter()
@@ -104,7 +107,7 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
         timed(_words(*variant), dtype, partial(kernel, *variant, dtype))
         for dtype in dtypes
         for variant in VARIANTS
-        if everything or not (variant[0] == "recover" or variant[2])
+        if everything or not (variant[0] == "recover" or variant[2] == GENERAL)
     ]
     for dtype in dtypes if everything else ():
         rows.append(timed("limits in place", dtype, partial(_numba_limits.kernel, dtype)))
@@ -112,9 +115,9 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
     return Warmup((*rows, timed("release of an output's memory", None, _numba_release.release)))
 
 
-def _words(direction: str, planar: bool, general: bool) -> str:
+def _words(direction: str, planar: bool, kind: str) -> str:
     words = "backward from the output" if direction == "recover" else direction
     words += ", NCHW" if planar else ", channels last"
-    if not general:
-        return words
-    return words + (" of ELU" if direction == "recover" else ", any activation and mask")
+    if direction == "recover":
+        return words + _OF_OUTPUTS[kind]
+    return words + _KINDS[kind]
