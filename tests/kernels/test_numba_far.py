@@ -19,6 +19,7 @@ PLANAR = [
 ROWS = [
     *((1100, 1001), (1050001, 1), (33001, 33), (517, 2050)),
     *((6, 40, 67, 67), (3, 70, 71, 71), (30, 64, 24, 23), (2, 3, 7, 160, 161)),
+    *((163, 513), (67, 1040), (129, 527), (40, 1700)),  # a last tile of few columns
 ]
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -44,6 +45,15 @@ def test_long_and_short_segments(shape):
 def test_rows(shape):
     assert elements(shape, torch.float32) >= FAR_ROWS
     call, dy = problem(shape, layout="channels_last")
+    compare(call._replace(residual=None), dy)
+    compare(call, dy)
+
+
+@pytest.mark.parametrize("activation", ["identity", "leaky_relu"])
+@pytest.mark.parametrize("shape", [PLANAR[0], PLANAR[5], ROWS[6], (67, 1040)])
+def test_every_bend(shape, activation):
+    layout = "contiguous" if shape in PLANAR else "channels_last"
+    call, dy = problem(shape, layout=layout, activation=activation)
     compare(call._replace(residual=None), dy)
     compare(call, dy)
 

@@ -114,3 +114,16 @@ def test_buffers_hold_what_is_put_into_them():
     assert (
         _numba_row_blocks.FEW % len(_numba_row_columns.FOUR) == 0
     )  # and are settled after so many
+    assert _numba_row_columns.STRIDE >= _numba_memory.TILE
+    assert _numba_row_columns.STRIDE % (64 // 4) == 0  # vectors of constants begin with a line
+    assert _numba_memory.TILE % _layout.GROUP == 0  # a group's constants lie in one tile
+
+
+def test_constants_of_all_columns_lie_apart():
+    columns = 3 * _numba_memory.TILE + 5
+    first = [_numba_row_columns.place.py_func(column) for column in range(columns)]
+    vectors = range(_numba_row_columns.VECTORS)
+    places = [start + k * _numba_row_columns.STRIDE for start in first for k in vectors]
+    assert len(set(places)) == len(places)
+    tiles = -(-columns // _numba_memory.TILE)
+    assert max(places) < tiles * _numba_row_columns.VECTORS * _numba_row_columns.STRIDE
