@@ -67,8 +67,8 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
 
     Args:
         dtypes: of the inputs to come.
-        everything: masks, activations other than ReLU and leaky ReLU, and gradients from outputs
-            that were written in place, too.
+        everything: residuals, masks, activations other than ReLU and leaky ReLU, and gradients
+            from outputs that were written in place, too.
 
     Returns:
         The kernels and the seconds that each took; none, and the reason, without Numba.
@@ -96,7 +96,7 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
     if not runs:
         return Warmup((), reason)
     from batchnorm.kernels import _numba_limits, _numba_release, _numba_running
-    from batchnorm.kernels._numba_compile import GENERAL, VARIANTS, kernel
+    from batchnorm.kernels._numba_compile import BEND, VARIANTS, kernel
 
     def timed(name: str, dtype: torch.dtype | None, make: Callable[[], Any]) -> Compiled:
         start = time.perf_counter()
@@ -107,7 +107,7 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
         timed(_words(*variant), dtype, partial(kernel, *variant, dtype))
         for dtype in dtypes
         for variant in VARIANTS
-        if everything or not (variant[0] == "recover" or variant[2] == GENERAL)
+        if everything or (variant[0] != "recover" and variant[2] == BEND)
     ]
     for dtype in dtypes if everything else ():
         rows.append(timed("limits in place", dtype, partial(_numba_limits.kernel, dtype)))
