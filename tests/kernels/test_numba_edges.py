@@ -4,11 +4,20 @@ import ctypes
 import math
 import mmap
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from batchnorm.kernels import _in_place, _memory, _recycled, numba, plain
+from batchnorm.kernels import (
+    _in_place,
+    _memory,
+    _numba_launch,
+    _numba_prepare,
+    _recycled,
+    numba,
+    plain,
+)
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
 
@@ -26,7 +35,10 @@ SHAPES = [
 
 @pytest.fixture
 def between_pages(monkeypatch):
-    """Makes tensors that end, or begin, at a page that there is not; outputs are such, too."""
+    """Makes tensors that end, or begin, at a page that there is not.
+
+    Outputs are such, too, and memory that kernels work in.
+    """
     library = ctypes.CDLL(None)
     library.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     kept, open_, empty_like = [], [], torch.empty_like
@@ -48,10 +60,20 @@ def between_pages(monkeypatch):
         def fresh(x, **options):
             return empty_like(x, **options) if options else make(torch.zeros_like(x), at_end)
 
+        def scratch(size, dtype):
+            found = torch.zeros(size, dtype=dtype)
+            return make(found, at_end) if size else found
+
         monkeypatch.setattr(torch, "empty_like", fresh)
+        monkeypatch.setattr(
+            _numba_launch, "torch", SimpleNamespace(**{**vars(torch), "empty": scratch})
+        )
 
     monkeypatch.setattr(_recycled, "LEAST", math.inf)
+    monkeypatch.setattr(_numba_prepare, "_SMALL", -1)
+    _numba_prepare.prepare.cache_clear()
     yield make, outputs
+    _numba_prepare.prepare.cache_clear()
     for edge in open_:
         library.mprotect(edge, PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
 

@@ -37,6 +37,24 @@ def problem(shape, layout="contiguous", activation="relu", masked=False, residua
     return Call(x, weight, bias, r, mask, 1e-5, Activation.parse(activation)), torch.randn(shape)
 
 
+@pytest.mark.parametrize("kind", ["a table's columns", "an image's channels"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_blocks_of_few_columns_do_not_touch_each_other(kind, count, threads):
+    """Rows that cannot be joined: loops add whole vectors of sums, wider than a row is."""
+    if kind == "a table's columns":
+        wide = torch.randn(100_000, 5)
+    else:
+        wide = torch.randn(16, 5, 80, 80).contiguous(memory_format=torch.channels_last)
+    x, dy = wide[:, :count], wide.flip(0)[:, :count]
+    call = Call(x, *torch.randn(2, count), None, None, 1e-5, Activation.parse("relu"))
+    threads(1)
+    right = everything(call, dy)
+    for number in (2, 3, 7):
+        threads(number)
+        for _ in range(20):
+            assert all(map(same, everything(call, dy), right))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(

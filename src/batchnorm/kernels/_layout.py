@@ -14,7 +14,8 @@ _SHORT = 16  # segments below this are walked as rows
 _PART = 65536  # elements of a channel summed together
 _BLOCK = 32768  # elements of a block of rows summed together
 _MOST_BLOCKS = 64
-_LEAST = 32  # rows of a block: its sums are as long as two to four of them
+_ROWS = 32  # of a block: its sums take as many bytes as two to four of them
+_FEW = 256  # rows, of which blocks have half as many, for more threads
 _TASK = 16384  # elements of short channels that are one task
 GROUP = 64  # channels whose constants are computed together, at most
 _ROW = 512  # rows are joined until about this long
@@ -121,7 +122,8 @@ def _divide(outer: int, width: int, touching: bool) -> tuple[int, int, int, int]
     short = touching and 2 * width <= _ROW
     joined = min(_ROW // width, max(1, outer // _SHORT)) if short else 1
     rows = -(-outer // joined)
-    span = max(_LEAST, -(-_BLOCK // (joined * width)), -(-rows // _MOST_BLOCKS))
+    least = _ROWS if rows >= _FEW else _ROWS // 2
+    span = max(least, -(-_BLOCK // (joined * width)), -(-rows // _MOST_BLOCKS))
     span += -span % 4  # rows that go together
     return max(1, -(-rows // span)), span, joined * width, joined
 

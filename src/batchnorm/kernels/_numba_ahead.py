@@ -1,4 +1,4 @@
-"""Memory asked for before it is read: hardware sees a stream late, and loses it at each page.
+"""Memory asked for before it is used: hardware sees a stream late, and loses it at each page.
 
 Lines are asked for a few at a time, between the loops that read others: many at once fill the
 queue of misses, behind which these loops would wait.

@@ -214,6 +214,6 @@ def line_of(w: Any, k: Any) -> Any:
 
 @inline_mapping
 def pull_of(w: Any, k: Any) -> Any:
-    """The a and b of the k-th channel, and 1 / sqrt(var + eps)."""
+    """The a and b of the k-th channel, and 1 / sqrt(var + eps) unless b has taken it in."""
     a, b = load(w, rows.A * STEP + k, WIDE), load(w, rows.B * STEP + k, WIDE)
     return a, b, load(w, rows.INVSTD * STEP + k, WIDE)

@@ -67,7 +67,7 @@ def pulled(
 ) -> Any:  # fmt: skip
     """``dx = scale g - (a + b xhat)`` with ``pull = (a, b, invstd)``, and g.
 
-    In float32 invstd has been multiplied into b.
+    For elements of float32, which are computed in float64, b has taken invstd in.
     """
     a, b, invstd = pull
     g, d = gradient(x, j, r, i, dy, k, words, bent, mask, tag)

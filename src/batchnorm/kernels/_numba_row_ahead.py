@@ -1,4 +1,4 @@
-"""Rows of channels, asked for before they are read: further along the same rows.
+"""Rows of channels, asked for before they are read or written: further along the same rows.
 
 Not rows ahead at the same column. Rows that lie a power of two apart have but a few sets of the
 first cache for all their lines there, and of those asked for so early one pushes the other out.

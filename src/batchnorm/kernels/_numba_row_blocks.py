@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels import _numba_row_columns as rows
+from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels._layout import GROUP
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import (
@@ -144,7 +145,7 @@ def clear(p: Any, part: Any) -> None:
 
 @mapping
 def begin(p: Any, part: Any, work: Any) -> None:
-    """Begin a block's sums."""
+    """Begin a block's sums, and those of loops."""
     clear(p, part)
     work[1][1:3] = 0.0
     work[1][4:6] = 0.0
@@ -152,8 +153,12 @@ def begin(p: Any, part: Any, work: Any) -> None:
 
 @mapping
 def _straight(p: Any, tag: Any) -> Any:
-    """Whether loops may add to the block's sums themselves: columns are channels, and sums wide."""
-    return p.columns == p.channels and not narrow(tag)
+    """Whether loops may add to the block's sums themselves, which they do in whole vectors.
+
+    Columns are channels then, and sums are in float64; what lies beside them is another block's.
+    """
+    whole = p.columns % vectors.lanes(WIDE) == 0
+    return whole and p.columns == p.channels and not narrow(tag)
 
 
 @mapping
@@ -196,6 +201,6 @@ def fours(p: Any, first: Any, stop: Any, start: Any) -> Any:
 
 
 @mapping
-def together(groups: Any, tag: Any) -> Any:
+def unsettled(groups: Any, tag: Any) -> Any:
     """How many groups of four rows may be summed before `flush`."""
     return FEW // 4 if narrow(tag) else max(groups, 1)

@@ -70,7 +70,7 @@ def words(v: Any, j: Any, mask: Any, tag: Any) -> Any:
 
 @inline_mapping
 def pull(v: Any, j: Any, mask: Any, tag: Any) -> Any:
-    """a, b and the inverse standard deviation."""
+    """a, b and the inverse standard deviation, or 1 where b has taken it in."""
     return (
         memory.held(v, j + A * STRIDE, mask, tag),
         memory.held(v, j + B * STRIDE, mask, tag),

@@ -28,7 +28,7 @@ def lined_up(d: Any, j: Any, v: Any, tag: Any) -> Any:
 
 @mapping
 def pulled(d: Any, j: Any, v: Any, tag: Any) -> Any:
-    """``a + b xhat`` at column j."""
+    """``a + b xhat`` at column j; or ``a + b d`` where b has taken invstd in, which is 1 then."""
     xhat = constant(v, j + INVSTD * STRIDE, tag) * d
     return constant(v, j + A * STRIDE, tag) + constant(v, j + B * STRIDE, tag) * xhat
 

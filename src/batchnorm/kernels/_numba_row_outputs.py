@@ -181,7 +181,7 @@ def _spread(
         a, b, c = group(x, k, rows, tag), group(r, k, rows, tag), group(dy, k, rows, tag)
         out, of_b = group(dx, k, rows, tag), group(dr, k, rows, tag)
         for j in range(0, whole, 2 * width):
-            if far:
+            if far:  # not for outputs: beside two inputs that gained nothing
                 ask_rows(a, j, of_x, rows, tag)
                 ask_rows(c, j, of_dy, rows, tag)
                 ask_rows(b, j, of_r, rows, tag)

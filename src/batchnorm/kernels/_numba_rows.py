@@ -36,7 +36,7 @@ def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
         v = rows.tile(p, start, tag)
         s, q = blocks.sums(p, part, start, work, tag)
         fours = blocks.fours(p, first, stop, start)
-        few = blocks.together(fours, tag)
+        few = blocks.unsettled(fours, tag)
         for k in range(0, fours, few):
             row = first + 4 * k
             x, _, _ = blocks.inputs(p, row, start, tag)
@@ -82,7 +82,9 @@ def _streams(p: Any, tag: Any) -> Any:
 def write_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> None:
     """Normalize a block, by the functions given for four rows and one."""
     first, stop = blocks.block(p, part)
-    far, streams = ahead.far(p, ahead.FAR_AGAIN, tag), _streams(p, tag)
+    unread = p.measure == 0 or p.residual != 0  # which no sums need
+    far = ahead.far(p, ahead.FAR_ROWS if unread else ahead.FAR_AGAIN, tag)
+    streams = _streams(p, tag)
     owns = not streams and ahead.far(p, ahead.FAR_ROWS, tag)
     for start in range(0, p.columns, TILE):
         v = rows.tile(p, start, tag)
@@ -153,7 +155,7 @@ def reduce_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> No
         v = rows.tile(p, start, tag)
         s, q = blocks.sums(p, part, start, work, tag)
         fours = blocks.fours(p, first, stop, start)
-        few = blocks.together(fours, tag)
+        few = blocks.unsettled(fours, tag)
         for k in range(0, fours, few):
             row = first + 4 * k
             x, r, dy = blocks.inputs(p, row, start, tag)
@@ -200,7 +202,8 @@ def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
 def spread_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> None:
     """A block's gradient of x, and of the residual if there is one, by the functions given."""
     first, stop = blocks.block(p, part)
-    far, streams = ahead.far(p, ahead.FAR_AGAIN, tag), _streams(p, tag)
+    far = ahead.far(p, ahead.FAR_ROWS if p.measure == 0 else ahead.FAR_AGAIN, tag)
+    streams = _streams(p, tag)
     for start in range(0, p.columns, TILE):
         v = rows.tile(p, start, tag)
         fours = blocks.fours(p, first, stop, start)
