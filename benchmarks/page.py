@@ -249,9 +249,9 @@ def draw(path):
         "a channel stays in the cache between statistics and normalization) and torch 13 times (statistics; normalization; "
         "ReLU over it; back through ReLU; sums; dx), which alone makes 2.6. With channels last ours moves 8 (no channel is "
         "done before all rows were read), which alone makes 1.6. Beyond that the kernels ask for lines before they read "
-        "or write them, and write outputs of 8 MB and more past the caches where that memory is in use already. That is the state of "
-        "most layers in a network, where other layers have had the caches in between. In a loop over one layer, as here, "
-        "tensors of a few MB stay in them. There arithmetic counts, which is in float64 for the sake of its digits; and up "
+        "or write them, and write outputs of 8 MB and more past the caches where that memory is in use already. That is "
+        "the state of most layers in a network, where other layers have had the caches in between. In a loop over one "
+        "layer, as here, tensors of a few MB stay in them. There arithmetic counts, which is in float64 for the sake of its digits; and up "
         "to half a million elements what Python does around the kernels, some 50 microseconds of a forward and backward "
         "pass, where torch's layer and its ReLU spend as much in C++.",
         "",
