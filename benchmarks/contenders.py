@@ -1,6 +1,7 @@
 """Ours and the peers that live in torch, as steps to be timed."""
 
 import types
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -148,6 +149,9 @@ def contenders(case):
         steps[f"ours, {layout}"] = step(ours(case), case, layout)
         steps[f"torch eager, {layout}"] = step(eager(case), case, layout)
         steps[f"torch.compile, {layout}"] = step(compiled(case, layout), case, layout)
+        if case.dtype != "float32":
+            full = replace(case, dtype="float32")
+            steps[f"ours in float32, {layout}"] = step(ours(full), full, layout)
         if case.work == "training" and not case.relu and not case.residual:
             steps[f"ours in place, {layout}"] = step(ours(case, inplace=True), case, layout)
     return steps

@@ -88,19 +88,17 @@ def summary(rows, kept):
 
 
 def halves(rows):
-    """bfloat16 against float32; the two were timed one after the other."""
+    """bfloat16 against float32 of the same values, timed in the same rounds."""
     lines = ["| bfloat16's time over float32's (aimed at 0.7) | contiguous | channels_last |",
              "| --- | ---: | ---: |"]  # fmt: skip
-    for half in (r for r in rows if r["dtype"] == "bfloat16"):
-        full = next((r for r in rows if r["case"] == half["case"].replace(" bfloat16", "")), None)
-        if full is None:
-            continue
+    for row in (r for r in rows if r["dtype"] == "bfloat16"):
+        seconds = row["seconds"]
         cells = [
-            f"{median_ms(half['seconds'][k]) / median_ms(full['seconds'][k]):.2f}"
-            if k in half["seconds"] else ""
-            for k in ("ours, contiguous", "ours, channels_last")
+            shown(ratio(seconds[f"ours, {k}"], seconds[f"ours in float32, {k}"]))
+            if k in row["layouts"] else ""
+            for k in WORDS
         ]  # fmt: skip
-        lines.append(f"| {full['case']} | {' | '.join(cells)} |")
+        lines.append(f"| {row['case'].replace(' bfloat16', '')} | {' | '.join(cells)} |")
     return lines
 
 
