@@ -109,6 +109,30 @@ def step(contender, case, layout):
     return training
 
 
+class Nothing(torch.autograd.Function):
+    """What any autograd function in Python costs: it saves, makes room, and computes nothing."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, residual):
+        ctx.save_for_backward(x, weight, bias, residual)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return tuple(t if t is None else torch.empty_like(t) for t in ctx.saved_tensors)
+
+
+def nothing(case):
+    """A module with one, in the place of a layer."""
+    layer = ours(case)[0]
+
+    class Layer(nn.Module):
+        def forward(self, x, residual):
+            return Nothing.apply(x, layer.weight, layer.bias, residual)
+
+    return layer, Layer()
+
+
 def copy_step(case):
     """One read and one write of a tensor as large as the input: the unit of traffic."""
     source = torch.randn(case.shape).to(DTYPES[case.dtype])
@@ -147,6 +171,7 @@ def contenders(case):
     steps = {"copy": copy_step(case)}
     for layout in case.layouts:
         steps[f"ours, {layout}"] = step(ours(case), case, layout)
+        steps[f"nothing, {layout}"] = step(nothing(case), case, layout)
         steps[f"torch eager, {layout}"] = step(eager(case), case, layout)
         steps[f"torch.compile, {layout}"] = step(compiled(case, layout), case, layout)
         if case.dtype != "float32":

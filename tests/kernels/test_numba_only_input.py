@@ -6,7 +6,7 @@ import torch
 import oracle
 from batchnorm.kernels import _memory, _numba_prepare, numba, plain
 from batchnorm.kernels._activation import Activation
-from batchnorm.kernels._numba_compile import BEND, GENERAL, RESIDUAL
+from batchnorm.kernels._numba_kernels import BEND, GENERAL, RESIDUAL
 from compared import TOLERANCE, close, problem
 
 SHAPES = [

@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import batchnorm
-from batchnorm.kernels import _numba_compile, native, numba, plain
+from batchnorm.kernels import _numba_compile, _numba_kernels, native, numba, plain
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._pick import ORDER, pick
@@ -154,7 +154,7 @@ def test_warmup_tells_what_it_made_ready(monkeypatch):
     assert len(lines) == 7
     assert lines[-1].startswith("6 kernels in ")
     made = []
-    monkeypatch.setattr(_numba_compile, "kernel", lambda *given: made.append(given) or FAKE)
+    monkeypatch.setattr(_numba_kernels, "kernel", lambda *given: made.append(given) or FAKE)
     assert len(batchnorm.warmup([torch.float32, torch.float16], everything=True).rows) == 36
     assert len(set(made)) == 32
     assert {given[-1] for given in made} == {torch.float32, torch.float16}

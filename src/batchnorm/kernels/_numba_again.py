@@ -13,7 +13,7 @@ from batchnorm.kernels._address import LOW, held
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._layout import Ints
 from batchnorm.kernels._numba_launch import GRAIN, send
-from batchnorm.kernels._numba_prepare import Parameter, Prepared, prepare
+from batchnorm.kernels._numba_prepare import Prepared, described, prepare
 
 
 class Again:
@@ -134,8 +134,3 @@ def pattern(shape: Ints, dtype: torch.dtype) -> Tensor:
 def alike(parameter: Tensor | None) -> Tensor | None:
     """What `torch.empty_like` makes room for a parameter's gradient from; None for none."""
     return None if parameter is None else pattern(parameter.shape, parameter.dtype)
-
-
-def described(parameter: Tensor | None) -> Parameter:
-    """What `prepare` asks of a parameter: its dtype and strides; None for none."""
-    return None if parameter is None else (parameter.dtype, parameter.stride())

@@ -19,7 +19,6 @@ from batchnorm.kernels._numba_vector import Vector
 _I64 = ir.IntType(64)
 
 AHEAD = 2048  # elements
-ROWS = 8  # rows of channels, of up to `TILE` elements
 TOGETHER = 256  # elements of several short segments, asked for at once
 SHORT = 256  # elements of a segment that is asked for at once, at most
 FAR = 2**19  # bytes of a tensor of channels in segments; in a network, caches hold little of less

@@ -10,7 +10,7 @@ from batchnorm.kernels._address import address
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._layout import Ints, Plan
 from batchnorm.kernels._numba_call import PACK_VARYING
-from batchnorm.kernels._numba_prepare import Prepared, prepare
+from batchnorm.kernels._numba_prepare import Flags, Prepared, described, prepare
 from batchnorm.moments import mask_weight
 
 GRAIN = 32768  # elements that a thread should have for waking it to pay
@@ -47,42 +47,15 @@ def launch(
         measure: whether to take the sums.
         fixed: whether the statistics did not depend on x.
     """
-    x, weight, bias, residual, mask, eps, activation = call
-    if dy is not None and activation.kind == "identity":
-        residual = None  # its gradient does not need it
-    prepared = prepare(
-        direction,
-        x.dtype,
-        x.shape,
-        strides,
-        x.stride(),
-        None if residual is None else residual.stride(),
-        None if dy is None else dy.stride(),
-        None if weight is None else (weight.dtype, weight.stride()),
-        None if bias is None else (bias.dtype, bias.stride()),
-        (mask is not None, out is not None, out_residual is not None, measure, fixed),
-        eps,
-        activation.kind,
-        activation.parameter,
-        _team.threads(x.numel(), GRAIN),
-    )
+    if dy is not None and call.activation.kind == "identity":
+        call = call._replace(residual=None)  # its gradient does not need it
+    flags = call.mask is not None, out is not None, out_residual is not None, measure, fixed
+    prepared = _prepared(direction, call, strides, dy, flags)
     if prepared.scattered:
-        x, residual, dy = _laid_out(prepared.plan, x, residual, dy)
-        launch(
-            direction,
-            call._replace(x=x, residual=residual),
-            strides,
-            moments,
-            out=out,
-            dy=dy,
-            out_residual=out_residual,
-            sums=sums,
-            dweight=dweight,
-            dbias=dbias,
-            measure=measure,
-            fixed=fixed,
-        )
-        return
+        x, residual, dy = _laid_out(prepared.plan, call.x, call.residual, dy)
+        call = call._replace(x=x, residual=residual)
+        prepared = _prepared(direction, call, strides, dy, flags)
+    x, weight, bias, residual, mask, _, _ = call
     streams = out is not None and out is not x and out is not dy and _memory.prepare(out)
     if out_residual is not None:
         streams = _memory.prepare(out_residual) and streams
@@ -103,6 +76,28 @@ def launch(
         address("dbias", dbias),
         first,
         streams,
+    )
+
+
+def _prepared(
+    direction: str, call: Call, strides: Ints, dy: Tensor | None, flags: Flags
+) -> Prepared:
+    x, weight, bias, residual, _, eps, activation = call
+    return prepare(
+        direction,
+        x.dtype,
+        x.shape,
+        strides,
+        x.stride(),
+        None if residual is None else residual.stride(),
+        None if dy is None else dy.stride(),
+        described(weight),
+        described(bias),
+        flags,
+        eps,
+        activation.kind,
+        activation.parameter,
+        _team.threads(x.numel(), GRAIN),
     )
 
 

@@ -11,10 +11,10 @@ from batchnorm.kernels import _memory, _recycled, _team
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._address import LOW, held
 from batchnorm.kernels._call import Call
-from batchnorm.kernels._numba_again import alike, described, pattern
+from batchnorm.kernels._numba_again import alike, pattern
 from batchnorm.kernels._numba_launch import GRAIN, send
 from batchnorm.kernels._numba_limits import Limits
-from batchnorm.kernels._numba_prepare import Prepared, prepare
+from batchnorm.kernels._numba_prepare import Prepared, described, prepare
 
 _increment_version = torch._C._increment_version  # torch's own is a microsecond's third around it
 _MEASURE, _NORMALIZE, _WHOLE, _RECOVER = range(4)

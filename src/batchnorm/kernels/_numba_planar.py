@@ -10,7 +10,8 @@ from typing import Any
 from batchnorm.kernels import _numba_ahead as ahead
 from batchnorm.kernels import _numba_constants as constants
 from batchnorm.kernels import _numba_general as general
-from batchnorm.kernels import _numba_segment_outputs as outputs
+from batchnorm.kernels import _numba_segment_gradients as gradients
+from batchnorm.kernels import _numba_segment_normal as normal
 from batchnorm.kernels import _numba_segment_sums as sums
 from batchnorm.kernels import _numba_segments as segments
 from batchnorm.kernels._numba_machine import fence
@@ -66,7 +67,7 @@ def write_by(p: Any, c: Any, channels: Any, part: Any, w: Any, tag: Any, each: A
 @mapping
 def write(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
     """Normalize a part, with an activation that is a bend."""
-    write_by(p, c, channels, part, w, tag, outputs.normalize)
+    write_by(p, c, channels, part, w, tag, normal.normalize)
 
 
 @mapping
@@ -129,7 +130,7 @@ def spread_by(p: Any, c: Any, channels: Any, part: Any, w: Any, tag: Any, each: 
 @mapping
 def spread(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
     """A part's gradients, with an activation that is a bend."""
-    spread_by(p, c, channels, part, w, tag, outputs.spread)
+    spread_by(p, c, channels, part, w, tag, gradients.spread)
 
 
 @mapping

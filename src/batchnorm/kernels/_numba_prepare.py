@@ -6,16 +6,19 @@ import ctypes
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from batchnorm.kernels import _team
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._layout import Ints, Plan, plan
 from batchnorm.kernels._numba_call import CURSOR, PACK_CONSTANT, PACK_VARYING, PARAMETER_TYPES
-from batchnorm.kernels._numba_compile import BEND, GENERAL, RESIDUAL, Kernel, kernel
+from batchnorm.kernels._numba_compile import Kernel
+from batchnorm.kernels._numba_kernels import BEND, GENERAL, RESIDUAL, kernel
 from batchnorm.kernels._numba_memory import TILE
 from batchnorm.kernels._numba_row_columns import STRIDE, VECTORS
 
 Parameter = tuple[torch.dtype, Ints] | None
+Flags = tuple[bool, bool, bool, bool, bool]
 
 _SLOPES = {"identity": 1.0, "relu": 0.0}
 _BENDS = ("identity", "relu", "leaky_relu")
@@ -110,7 +113,7 @@ def prepare(
     dy: Ints | None,
     weight: Parameter,
     bias: Parameter,
-    flags: tuple[bool, bool, bool, bool, bool],
+    flags: Flags,
     eps: float,
     kind: str,
     parameter: float,
@@ -149,8 +152,8 @@ def prepare(
         *planned.channel_steps,
         *(like.outer, like.channels, like.inner),
         *(planned.parts, planned.span, planned.columns, planned.joined, planned.group),
-        *_described(weight),
-        *_described(bias),
+        *_parameter(weight),
+        *_parameter(bias),
         *(measure, fixed, Activation(kind).code, direction == "recover"),
         _SLOPES.get(kind, parameter),
         eps,
@@ -160,7 +163,12 @@ def prepare(
     return Prepared(planned, code, constants, count)
 
 
-def _described(parameter: Parameter) -> tuple[int, int]:
+def described(parameter: Tensor | None) -> Parameter:
+    """What `prepare` asks of a parameter: its dtype and strides; None for none."""
+    return None if parameter is None else (parameter.dtype, parameter.stride())
+
+
+def _parameter(parameter: Parameter) -> tuple[int, int]:
     return (0, 0) if parameter is None else (PARAMETER_TYPES[parameter[0]], parameter[1][0])
 
 

@@ -16,6 +16,7 @@ from batchnorm.kernels._numba_scalar import centre, fit
 from batchnorm.kernels._numba_segments import bounds, offsets
 
 RUN = 256  # elements summed between questions for those to come
+ROWS = 8  # rows of channels, of up to `TILE` elements, that are asked for ahead
 
 
 @summing
@@ -129,8 +130,8 @@ def rows_reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
             y, _, dy, _, _ = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
             if far:
-                ahead.fetch(at(y, ahead.ROWS * p.joined * p.x_outer, tag), n, tag)
-                ahead.fetch(at(dy, ahead.ROWS * p.joined * p.dy_outer, tag), n, tag)
+                ahead.fetch(at(y, ROWS * p.joined * p.x_outer, tag), n, tag)
+                ahead.fetch(at(dy, ROWS * p.joined * p.dy_outer, tag), n, tag)
             _sum_row(y, dy, n, v, alphas, s, q, tag)
         blocks.add_up(p, part, 1, start, work[1][1])
         blocks.add_up(p, part, 2, start, work[1][2])
@@ -148,6 +149,6 @@ def rows_spread(p: Any, part: Any, work: Any, tag: Any) -> None:
             y, _, dy, dx, _ = blocks.addresses(p, row, start, tag)
             n = blocks.length(p, row, start)
             if far:
-                ahead.fetch(at(y, -ahead.ROWS * p.joined * p.x_outer, tag), n, tag)
-                ahead.fetch(at(dy, -ahead.ROWS * p.joined * p.dy_outer, tag), n, tag)
+                ahead.fetch(at(y, -ROWS * p.joined * p.x_outer, tag), n, tag)
+                ahead.fetch(at(dy, -ROWS * p.joined * p.dy_outer, tag), n, tag)
             _write_row(y, dy, dx, n, v, alphas, tag)

@@ -13,7 +13,7 @@ from batchnorm.kernels._numba_ahead import ask, ask_own
 from batchnorm.kernels._numba_math import inline_mapping
 from batchnorm.kernels._numba_memory import at
 
-AHEAD, FURTHER = 48, 128  # vectors, where several tensors are read and where one is
+NEAR, FURTHER = 48, 128  # vectors, where several tensors are read and where one is
 
 
 @inline_mapping

@@ -90,6 +90,12 @@ def start(of: Any) -> Any:
     return None if of is None else of[0]
 
 
+@inline_mapping
+def put(y: Any, j: Any, k: Any, value: Any, mask: Any, streams: Any, tag: Any) -> None:
+    """Write a vector into the k-th row."""
+    memory.put(y[0], j + row(y, k), value, mask, streams, tag)
+
+
 @intrinsic
 def group(typing: Any, of: Any, k: Any, rows: Any, tag: Any) -> Any:
     """The k-th of groups of rows of a tensor; None of None."""

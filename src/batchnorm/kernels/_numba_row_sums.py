@@ -19,7 +19,7 @@ from batchnorm.kernels._numba_bend import (
 from batchnorm.kernels._numba_line import gradient
 from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
-from batchnorm.kernels._numba_row_ahead import AHEAD, FURTHER, ask_rows, later
+from batchnorm.kernels._numba_row_ahead import FURTHER, NEAR, ask_rows, later
 from batchnorm.kernels._numba_row_columns import (
     FOUR,
     ONE,
@@ -41,12 +41,10 @@ def _deviate(x: Any, j: Any, v: Any, s: Any, q: Any, rows: Any, mask: Any, tag: 
     memory.add_to(s, q, j, a, b)
 
 
-@mapping
-def measure(
+@inline_mapping
+def _measure(
     x: Any, n: Any, groups: Any, v: Any, s: Any, q: Any, far: Any, rows: Any, tag: Any
 ) -> None:
-    """Add ``x - shift`` and its square; the shift stands where the mean does."""
-    lay_stack()
     width, whole = columns(n, rows, tag)
     of_x = later(x, n, FURTHER, 4, tag)
     for k in range(groups):
@@ -58,6 +56,23 @@ def measure(
             _deviate(here, j + width, v, s, q, rows, None, tag)
         for j in range(whole, n, width):
             _deviate(here, j, v, s, q, rows, vectors.first(n - j, tag), tag)
+
+
+@mapping
+def measure(
+    p: Any, x: Any, r: Any, dy: Any, n: Any, groups: Any, v: Any, s: Any, q: Any, far: Any,
+    tag: Any,
+) -> None:  # fmt: skip
+    """Add ``x - shift`` and its square, of groups of four rows; the shift stands for the mean."""
+    lay_stack()
+    _measure(x, n, groups, v, s, q, far, FOUR, tag)
+
+
+@mapping
+def measure_one(p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, s: Any, q: Any, tag: Any) -> None:
+    """As `measure`, of one row."""
+    lay_stack()
+    _measure(x, n, 1, v, s, q, False, ONE, tag)
 
 
 @inline_mapping
@@ -81,8 +96,8 @@ def _reduce(
     far: Any, rows: Any, tag: Any,
 ) -> None:  # fmt: skip
     width, whole = columns(n, rows, tag)
-    of_x, of_dy = later(x, n, AHEAD, 4, tag), later(dy, n, AHEAD, 4, tag)
-    of_r = later(r, n, AHEAD, 4, tag)
+    of_x, of_dy = later(x, n, NEAR, 4, tag), later(dy, n, NEAR, 4, tag)
+    of_r = later(r, n, NEAR, 4, tag)
     for k in range(groups):
         a, b, c = group(x, k, rows, tag), group(r, k, rows, tag), group(dy, k, rows, tag)
         for j in range(0, whole, 2 * width):

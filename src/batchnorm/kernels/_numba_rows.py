@@ -17,18 +17,18 @@ from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_row_columns as rows
 from batchnorm.kernels import _numba_row_constants as columns
 from batchnorm.kernels import _numba_row_general as row_general
-from batchnorm.kernels import _numba_row_outputs as outputs
+from batchnorm.kernels import _numba_row_gradients as gradients
+from batchnorm.kernels import _numba_row_normal as normal
 from batchnorm.kernels import _numba_row_sums as sums
 from batchnorm.kernels._numba_machine import fence
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import TILE, at
-from batchnorm.kernels._numba_row_columns import FOUR, ONE
 from batchnorm.kernels._numba_scalar import narrow
 
 
 @mapping
-def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
-    """Sum a block."""
+def sum_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> None:
+    """A block's two sums, by the functions given for four rows and one."""
     first, stop = blocks.block(p, part)
     blocks.begin(p, part, work)
     far = ahead.far(p, ahead.FAR_ROWS, tag)
@@ -39,16 +39,22 @@ def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
         few = blocks.unsettled(fours, tag)
         for k in range(0, fours, few):
             row = first + 4 * k
-            x, _, _ = blocks.inputs(p, row, start, tag)
+            x, r, dy = blocks.inputs(p, row, start, tag)
             n = blocks.length(p, row, start)
-            sums.measure(x, n, min(few, fours - k), v, s, q, far, FOUR, tag)
+            four(p, x, r, dy, n, min(few, fours - k), v, s, q, far, tag)
             if narrow(tag):
                 blocks.flush(p, start, work, tag)
         for row in range(first + 4 * fours, stop):
-            x, _, _ = blocks.inputs(p, row, start, tag)
+            x, r, dy = blocks.inputs(p, row, start, tag)
             n = blocks.length(p, row, start)
-            sums.measure(x, n, 1, v, s, q, False, ONE, tag)
+            one(p, x, r, dy, n, v, s, q, tag)
         blocks.finish(p, part, start, work, tag)
+
+
+@mapping
+def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
+    """A block's sums of ``x - shift`` and of its square."""
+    sum_by(p, part, work, tag, sums.measure, sums.measure_one)
 
 
 @mapping
@@ -104,7 +110,7 @@ def write_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> Non
 @mapping
 def write(p: Any, part: Any, work: Any, tag: Any) -> None:
     """Normalize a block, with an activation that is a bend."""
-    write_by(p, part, work, tag, outputs.normalize, outputs.normalize_one)
+    write_by(p, part, work, tag, normal.normalize, normal.normalize_one)
 
 
 @mapping
@@ -146,34 +152,9 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
 
 
 @mapping
-def reduce_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> None:
-    """A block's sums of g and ``g (x - mean)``, by the functions given for four rows and one."""
-    first, stop = blocks.block(p, part)
-    blocks.begin(p, part, work)
-    far = ahead.far(p, ahead.FAR_ROWS, tag)
-    for start in range(0, p.columns, TILE):
-        v = rows.tile(p, start, tag)
-        s, q = blocks.sums(p, part, start, work, tag)
-        fours = blocks.fours(p, first, stop, start)
-        few = blocks.unsettled(fours, tag)
-        for k in range(0, fours, few):
-            row = first + 4 * k
-            x, r, dy = blocks.inputs(p, row, start, tag)
-            n = blocks.length(p, row, start)
-            four(p, x, r, dy, n, min(few, fours - k), v, s, q, far, tag)
-            if narrow(tag):
-                blocks.flush(p, start, work, tag)
-        for row in range(first + 4 * fours, stop):
-            x, r, dy = blocks.inputs(p, row, start, tag)
-            n = blocks.length(p, row, start)
-            one(p, x, r, dy, n, v, s, q, tag)
-        blocks.finish(p, part, start, work, tag)
-
-
-@mapping
 def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
-    """A block's sums, with an activation that is a bend."""
-    reduce_by(p, part, work, tag, sums.reduce, sums.reduce_one)
+    """A block's sums of g and ``g (x - mean)``, with an activation that is a bend."""
+    sum_by(p, part, work, tag, sums.reduce, sums.reduce_one)
 
 
 @mapping
@@ -223,7 +204,7 @@ def spread_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> No
 @mapping
 def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's gradients, with an activation that is a bend."""
-    spread_by(p, part, work, tag, outputs.spread, outputs.spread_one)
+    spread_by(p, part, work, tag, gradients.spread, gradients.spread_one)
 
 
 @mapping

@@ -96,7 +96,7 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
     if not runs:
         return Warmup((), reason)
     from batchnorm.kernels import _numba_limits, _numba_release, _numba_running
-    from batchnorm.kernels._numba_compile import BEND, VARIANTS, kernel
+    from batchnorm.kernels._numba_kernels import BEND, VARIANTS, kernel
 
     def timed(name: str, dtype: torch.dtype | None, make: Callable[[], Any]) -> Compiled:
         start = time.perf_counter()

@@ -1,0 +1,144 @@
+"""Gradients over segments, downwards; arguments and order are those of `_numba_segment_normal`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchnorm.kernels import _numba_vector as vectors
+from batchnorm.kernels import _numba_vector_memory as memory
+from batchnorm.kernels._numba_ahead import asks, fetch, hop_on, next_written, own, together
+from batchnorm.kernels._numba_bend import FLAT, PLAIN, SLOPED, bends, flat, plain, unbends
+from batchnorm.kernels._numba_constants import line_of, pull_of
+from batchnorm.kernels._numba_line import in_vectors, in_words, pulled
+from batchnorm.kernels._numba_machine import lay_stack
+from batchnorm.kernels._numba_math import inline_mapping, mapping
+from batchnorm.kernels._numba_segment_pairs import LINE, ask_at, bounds, next_or_none, own_at, put
+from batchnorm.kernels._numba_segments import place
+
+
+@inline_mapping
+def _pull(
+    x: Any, r: Any, dy: Any, dx: Any, dr: Any, j: Any, words: Any, pull: Any, bent: Any,
+    mask: Any, both: Any, tag: Any,
+) -> None:  # fmt: skip
+    """Write less than a vector."""
+    value, g = pulled(x, j, r, j, dy, j, words, pull, bent, mask, tag)
+    memory.write(dx, j, value, mask, tag)
+    if dr is not None and both:
+        memory.write(dr, j, g, mask, tag)
+
+
+@inline_mapping
+def _spread_one(
+    a: Any, b: Any, c: Any, later: Any, out: Any, of_r: Any, n: Any, words: Any, pull: Any,
+    bent: Any, both: Any, streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    """Write one segment, of the residual's gradient too if both are wanted.
+
+    `later` are addresses of x, dy, r, dx and dr to be asked for.
+    """
+    width = vectors.lanes(tag)
+    head, whole = bounds(out, n, streams, tag)
+    for j in range(0, head, width):
+        mask = vectors.first(head - j, tag)
+        _pull(a, b, c, out, of_r, j, words, pull, bent, mask, both, tag)
+    for j in range(head, whole, 2 * width):
+        ask_at(later[0], j, tag)
+        ask_at(later[1], j, tag)
+        own_at(later[3], j, tag)
+        if b is not None:
+            ask_at(later[2], j, tag)
+            own_at(later[4], j, tag)
+        i = j + width
+        one, g = pulled(a, j, b, j, c, j, words, pull, bent, None, tag)
+        two, h = pulled(a, i, b, i, c, i, words, pull, bent, None, tag)
+        put(out, j, one, two, streams, tag)
+        if of_r is not None and both:
+            put(of_r, j, g, h, streams, tag)
+    for j in range(whole, n, width):
+        mask = vectors.first(n - j, tag)
+        _pull(a, b, c, out, of_r, j, words, pull, bent, mask, both, tag)
+
+
+@inline_mapping
+def _spread(
+    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
+    bent: Any, streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    hop, (reads, owns, short) = hop_on(p, channels, count, n), asks(p, n, streams, tag)
+    both = dr is not None and dr[0] != 0
+    few, long = together(n), not short
+    for k in range(count - 1, -1, -1):
+        due = 0
+        for c in range(channels):
+            if short and c == due:
+                due += few
+                if reads:
+                    fetch(next_written(x, k, c, hop, tag), few * n, tag)
+                    fetch(next_written(dy, k, c, hop, tag), few * n, tag)
+                    if r is not None:
+                        fetch(next_written(r, k, c, hop, tag), few * n, tag)
+                if owns:
+                    own(next_written(dx, k, c, hop, tag), few * n, tag)
+                    if both:
+                        own(next_written(dr, k, c, hop, tag), few * n, tag)
+            later = (
+                next_or_none(x, k, c, hop, reads and long, tag),
+                next_or_none(dy, k, c, hop, reads and long, tag),
+                0 if r is None else next_or_none(r, k, c, hop, reads and long, tag),
+                next_or_none(dx, k, c, hop, owns and long, tag),
+                0 if dr is None else next_or_none(dr, k, c, hop, owns and long and both, tag),
+            )
+            words, pull = in_words(line_of(w, c), tag), in_vectors(pull_of(w, c), tag)
+            a, b, g = place(x, k, c, tag), place(r, k, c, tag), place(dy, k, c, tag)
+            out, of_r = place(dx, k, c, tag), place(dr, k, c, tag)
+            _spread_one(a, b, g, later, out, of_r, n, words, pull, bent, both, streams, tag)
+
+
+@mapping
+def spread(
+    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
+    streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    """``dx = scale g - (a + b xhat)``; no residual."""
+    lay_stack()
+    m = channels
+    if flat(p):
+        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, FLAT, tag), streams, tag)
+    elif plain(p):
+        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, PLAIN, tag), streams, tag)
+    else:
+        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, SLOPED, tag), streams, tag)
+
+
+@mapping
+def spread_residual(
+    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
+    streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    """As `spread`, with a residual, of which the gradient is g: written unless its address is 0."""
+    lay_stack()
+    m = channels
+    if dr[0] != 0:
+        streams = streams and (dx[0] - dr[0]) % LINE == 0
+    if flat(p):
+        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, FLAT, tag), streams, tag)
+    else:
+        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, SLOPED, tag), streams, tag)
+
+
+@mapping
+def spread_from_output(
+    p: Any, y: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
+    streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    """As `spread`, from the output; no residual."""
+    lay_stack()
+    if plain(p):
+        _spread(
+            p, y, None, dy, dx, None, channels, count, n, w, unbends(p, PLAIN, tag), streams, tag
+        )
+    else:
+        _spread(
+            p, y, None, dy, dx, None, channels, count, n, w, unbends(p, SLOPED, tag), streams, tag
+        )
