@@ -29,6 +29,20 @@ def _pull(
 
 
 @inline_mapping
+def _pull_pair(
+    x: Any, r: Any, dy: Any, dx: Any, dr: Any, j: Any, words: Any, pull: Any, bent: Any,
+    both: Any, streams: Any, tag: Any,
+) -> None:  # fmt: skip
+    """Write a pair of vectors."""
+    i = j + vectors.lanes(tag)
+    one, g = pulled(x, j, r, j, dy, j, words, pull, bent, None, tag)
+    two, h = pulled(x, i, r, i, dy, i, words, pull, bent, None, tag)
+    put(dx, j, one, two, streams, tag)
+    if dr is not None and both:
+        put(dr, j, g, h, streams, tag)
+
+
+@inline_mapping
 def _spread_one(
     a: Any, b: Any, c: Any, later: Any, out: Any, of_r: Any, n: Any, words: Any, pull: Any,
     bent: Any, both: Any, streams: Any, tag: Any,
@@ -49,15 +63,40 @@ def _spread_one(
         if b is not None:
             ask_at(later[2], j, tag)
             own_at(later[4], j, tag)
-        i = j + width
-        one, g = pulled(a, j, b, j, c, j, words, pull, bent, None, tag)
-        two, h = pulled(a, i, b, i, c, i, words, pull, bent, None, tag)
-        put(out, j, one, two, streams, tag)
-        if of_r is not None and both:
-            put(of_r, j, g, h, streams, tag)
+        _pull_pair(a, b, c, out, of_r, j, words, pull, bent, both, streams, tag)
     for j in range(whole, n, width):
         mask = vectors.first(n - j, tag)
         _pull(a, b, c, out, of_r, j, words, pull, bent, mask, both, tag)
+
+
+@inline_mapping
+def _spread_short(
+    x: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
+    bent: Any, both: Any, hop: Any, reads: Any, owns: Any, tag: Any,
+) -> None:  # fmt: skip
+    """Write segments so short that a question about each would cost as much as its vectors."""
+    width, few = vectors.lanes(tag), together(n)
+    whole = n & -2 * width
+    for k in range(count - 1, -1, -1):
+        for first in range(0, channels, few):
+            if reads:
+                fetch(next_written(x, k, first, hop, tag), few * n, tag)
+                fetch(next_written(dy, k, first, hop, tag), few * n, tag)
+                if r is not None:
+                    fetch(next_written(r, k, first, hop, tag), few * n, tag)
+            if owns:
+                own(next_written(dx, k, first, hop, tag), few * n, tag)
+                if dr is not None and both:
+                    own(next_written(dr, k, first, hop, tag), few * n, tag)
+            for c in range(first, min(first + few, channels)):
+                words, pull = in_words(line_of(w, c), tag), in_vectors(pull_of(w, c), tag)
+                a, b, g = place(x, k, c, tag), place(r, k, c, tag), place(dy, k, c, tag)
+                out, of_r = place(dx, k, c, tag), place(dr, k, c, tag)
+                for j in range(0, whole, 2 * width):
+                    _pull_pair(a, b, g, out, of_r, j, words, pull, bent, both, False, tag)
+                for j in range(whole, n, width):
+                    mask = vectors.first(n - j, tag)
+                    _pull(a, b, g, out, of_r, j, words, pull, bent, mask, both, tag)
 
 
 @inline_mapping
@@ -67,27 +106,17 @@ def _spread(
 ) -> None:  # fmt: skip
     hop, (reads, owns, short) = hop_on(p, channels, count, n), asks(p, n, streams, tag)
     both = dr is not None and dr[0] != 0
-    few, long = together(n), not short
+    if short and not streams:
+        _spread_short(x, r, dy, dx, dr, channels, count, n, w, bent, both, hop, reads, owns, tag)
+        return
     for k in range(count - 1, -1, -1):
-        due = 0
         for c in range(channels):
-            if short and c == due:
-                due += few
-                if reads:
-                    fetch(next_written(x, k, c, hop, tag), few * n, tag)
-                    fetch(next_written(dy, k, c, hop, tag), few * n, tag)
-                    if r is not None:
-                        fetch(next_written(r, k, c, hop, tag), few * n, tag)
-                if owns:
-                    own(next_written(dx, k, c, hop, tag), few * n, tag)
-                    if both:
-                        own(next_written(dr, k, c, hop, tag), few * n, tag)
             later = (
-                next_or_none(x, k, c, hop, reads and long, tag),
-                next_or_none(dy, k, c, hop, reads and long, tag),
-                0 if r is None else next_or_none(r, k, c, hop, reads and long, tag),
-                next_or_none(dx, k, c, hop, owns and long, tag),
-                0 if dr is None else next_or_none(dr, k, c, hop, owns and long and both, tag),
+                next_or_none(x, k, c, hop, reads, tag),
+                next_or_none(dy, k, c, hop, reads, tag),
+                0 if r is None else next_or_none(r, k, c, hop, reads, tag),
+                next_or_none(dx, k, c, hop, owns, tag),
+                0 if dr is None else next_or_none(dr, k, c, hop, owns and both, tag),
             )
             words, pull = in_words(line_of(w, c), tag), in_vectors(pull_of(w, c), tag)
             a, b, g = place(x, k, c, tag), place(r, k, c, tag), place(dy, k, c, tag)

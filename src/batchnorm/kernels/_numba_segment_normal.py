@@ -54,26 +54,49 @@ def _normalize_one(
 
 
 @inline_mapping
+def _normalize_short(
+    x: Any, r: Any, y: Any, channels: Any, count: Any, n: Any, w: Any, bent: Any, hop: Any,
+    reads: Any, more: Any, owns: Any, tag: Any,
+) -> None:  # fmt: skip
+    """Write segments so short that a question about each would cost as much as its vectors."""
+    width, few = vectors.lanes(tag), together(n)
+    whole = n & -2 * width
+    for k in range(count - 1, -1, -1):
+        for first in range(0, channels, few):
+            if reads:
+                fetch(next_written(x, k, first, hop, tag), few * n, tag)
+            if r is not None and more:
+                fetch(next_written(r, k, first, hop, tag), few * n, tag)
+            if owns:
+                own(next_written(y, k, first, hop, tag), few * n, tag)
+            for c in range(first, min(first + few, channels)):
+                words = in_words(line_of(w, c), tag)
+                a, b, out = place(x, k, c, tag), place(r, k, c, tag), place(y, k, c, tag)
+                for j in range(0, whole, 2 * width):
+                    one = normal(a, j, b, j, words, bent, None, tag)
+                    two = normal(a, j + width, b, j + width, words, bent, None, tag)
+                    put(out, j, one, two, False, tag)
+                for j in range(whole, n, width):
+                    mask = vectors.first(n - j, tag)
+                    memory.write(out, j, normal(a, j, b, j, words, bent, mask, tag), mask, tag)
+
+
+@inline_mapping
 def _normalize(
     p: Any, x: Any, r: Any, y: Any, channels: Any, count: Any, n: Any, w: Any, bent: Any,
     streams: Any, tag: Any,
 ) -> None:  # fmt: skip
     hop, (reads, owns, short) = hop_on(p, channels, count, n), asks(p, n, streams, tag)
     more = r is not None and far(p, FAR, tag)  # no statistics have read it
-    few = together(n)
+    if short and not streams:
+        _normalize_short(x, r, y, channels, count, n, w, bent, hop, reads, more, owns, tag)
+        return
     for k in range(count - 1, -1, -1):
-        due = 0
         for c in range(channels):
-            if short and c == due:
-                due += few
-                if reads:
-                    fetch(next_written(x, k, c, hop, tag), few * n, tag)
-                if owns:
-                    own(next_written(y, k, c, hop, tag), few * n, tag)
             later = (
-                next_or_none(x, k, c, hop, reads and not short, tag),
+                next_or_none(x, k, c, hop, reads, tag),
                 0 if r is None else next_or_none(r, k, c, hop, more, tag),
-                next_or_none(y, k, c, hop, owns and not short, tag),
+                next_or_none(y, k, c, hop, owns, tag),
             )
             words = in_words(line_of(w, c), tag)
             a, b, out = place(x, k, c, tag), place(r, k, c, tag), place(y, k, c, tag)
