@@ -98,6 +98,28 @@ def test_an_outlier_does_not_cost_the_others_their_digits():
     compare(Call(x, None, None, None, None, 1e-5, Activation()), torch.randn(4000, 3))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(400_000, 2), (2, 3, 500, 500)])
+def test_an_outlier_among_the_first_does_not_cost_half_precision_its_digits(dtype, shape):
+    x = torch.randn(shape).to(dtype)
+    x[0].view(shape[1], -1)[:, 0] = 6e4
+    _, mean, var = numba.statistics(x, None)
+    values = x.double().movedim(1, 0).flatten(1)
+    torch.testing.assert_close(mean, values.mean(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(var, values.var(1, correction=0), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e19, 1e30, 1e-30])
+@pytest.mark.parametrize("shape", [(64, 10), (40, 513), (8, 3, 6, 7), (2, 2, 190, 190)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_bfloat16_whose_squares_float32_does_not_hold(scale, shape, layout):
+    x = (torch.randn(shape, dtype=torch.float64) * scale).bfloat16()
+    weight, bias = torch.randn(2, shape[1])
+    eps = 1e-5 * min(scale, 1) ** 2
+    call = Call(oracle.laid_out(x, layout), weight, bias, None, None, eps, Activation("relu"))
+    compare(call, torch.randn(shape).bfloat16())
+
+
 @pytest.mark.parametrize("shape", [(7, 3), (7, 3, 40)])
 @pytest.mark.parametrize("value", [0.1, 1e-42, -3e38, 16777216.0])
 def test_a_constant_channel_comes_out_as_its_bias(shape, value):

@@ -14,6 +14,7 @@ from typing import Any
 from batchnorm.kernels import _numba_constants as constants
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import WIDE, load, put
+from batchnorm.kernels._numba_wide_sums import take_anew
 
 
 @mapping
@@ -61,6 +62,7 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
         if phase == 1:
             _keep(w, p.scratch + 24 * task)
         else:
+            take_anew(p, first, n, w, tag)
             constants.moments(p, first, n, w)
     if p.out and (phase == 0 or phase == 3):
         constants.line(p, first, n, w)

@@ -39,8 +39,7 @@ def _set(w: Any, row: Any, k: Any, value: Any, mask: Any) -> None:
 def shifts(p: Any, first: Any, n: Any, w: Any, tag: Any) -> None:
     """What sums start from, where the mean will stand: near the values, and equal to equal ones.
 
-    The first value that counts, or where sums are taken in float32 the mean of a few, so that an
-    outlier that happens to be first costs the others no digits.
+    The first value that counts, or where sums are taken in float32 the mean of a few.
     """
     x, start, step = p.x, p.first + first * p.x_channel, p.x_channel
     if p.outer * p.inner == 0:
@@ -50,16 +49,36 @@ def shifts(p: Any, first: Any, n: Any, w: Any, tag: Any) -> None:
     for k in range(n):
         put(w, k, load(x, start + k * step, tag), WIDE)
     if narrow(tag) and p.weights == 0:
-        few, apart = min(p.inner, FEW), 1
-        if p.columns != 0:
-            few, apart = min(p.outer, FEW), p.x_outer
-        for j in range(1, few):
-            for k in range(n):
-                put(w, k, load(w, k, WIDE) + load(x, start + j * apart + k * step, tag), WIDE)
-        for k in range(n):
-            put(w, k, float(fit(load(w, k, WIDE) / few, tag)), WIDE)
+        _mean_of_few(p, start, n, w, tag)
     for k in range(n):
         put(w, k, load(w, k, WIDE) if np.isfinite(load(w, k, WIDE)) else 0.0, WIDE)
+
+
+@mapping
+def _mean_of_few(p: Any, start: Any, n: Any, w: Any, tag: Any) -> None:
+    """The mean of the first few values, of which one is there already, in that one's place.
+
+    Without the least and the largest, so that an outlier among them costs the others no digits:
+    squares of numbers that are nearly equal are all rounded the same way.
+    """
+    few, apart = min(p.inner, FEW), 1
+    if p.columns != 0:
+        few, apart = min(p.outer, FEW), p.x_outer
+    least, most = STEP * rows.SCALE, STEP * rows.BIAS  # until these are needed
+    for k in range(n):
+        put(w, k + least, load(w, k, WIDE), WIDE)
+        put(w, k + most, load(w, k, WIDE), WIDE)
+    for j in range(1, few):
+        for k in range(n):
+            value = load(p.x, start + j * apart + k * p.x_channel, tag)
+            put(w, k, load(w, k, WIDE) + value, WIDE)
+            put(w, k + least, min(load(w, k + least, WIDE), value), WIDE)
+            put(w, k + most, max(load(w, k + most, WIDE), value), WIDE)
+    for k in range(n):
+        total, count = load(w, k, WIDE), few
+        if few > 2:
+            total, count = total - load(w, k + least, WIDE) - load(w, k + most, WIDE), few - 2
+        put(w, k, float(fit(total / count, tag)), WIDE)
 
 
 @mapping
@@ -67,8 +86,7 @@ def moments(p: Any, first: Any, n: Any, w: Any) -> None:
     """The moments from the sums of ``x - shift`` and of its square, where `shifts` has been.
 
     The shift is a value or the mean of a few, so that ``q / n`` is at most n times the variance: in
-    float64
-    the difference keeps its digits, and a constant channel gives its value and 0 exactly.
+    float64 the difference keeps its digits, and a constant channel gives its value and 0 exactly.
     """
     zero, size = vectors.filled(0.0, WIDE), float(p.outer * p.inner)
     counts, means, variances = p.moments, p.moments + 8 * p.channels, p.moments + 16 * p.channels

@@ -11,6 +11,7 @@ from batchnorm.kernels._numba_constants import COUNT, STEP
 from batchnorm.kernels._numba_math import mapping
 from batchnorm.kernels._numba_memory import WIDE, load, put, put_constant
 from batchnorm.kernels._numba_scalar import fit, narrow
+from batchnorm.kernels._numba_wide_sums import take_anew
 
 
 @mapping
@@ -25,12 +26,13 @@ def _totals(p: Any, kind: Any, first: Any, n: Any, w: Any) -> None:
 
 
 @mapping
-def moments(p: Any, first: Any, n: Any, w: Any) -> None:
+def moments(p: Any, first: Any, n: Any, w: Any, tag: Any) -> None:
     """The moments from the blocks' sums, where `shifts` has been."""
     _totals(p, 1, first, n, w + 8 * STEP * rows.A)
     _totals(p, 2, first, n, w + 8 * STEP * rows.B)
     if p.weights:
         _totals(p, 0, first, n, w + 8 * STEP * COUNT)
+    take_anew(p, first, n, w, tag)
     constants.moments(p, first, n, w)
 
 

@@ -146,7 +146,7 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
             end = rows.LOW
         else:
             if p.measure:
-                columns.moments(p, first, n, w)
+                columns.moments(p, first, n, w, tag)
             constants.line(p, first, n, w)
         columns.lay_out(p, first, n, rows.MEAN, end, w, tag)
 
