@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -192,3 +193,10 @@ def test_init_is_a_table_of_contents():
                 path,
                 node.lineno,
             )
+
+
+def test_the_map_of_the_kernels_has_every_file():
+    folder = SOURCE / "kernels"
+    files = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    named = set(re.findall(r"`(\w+\.py)`", (folder / "README.md").read_text()))
+    assert named == files

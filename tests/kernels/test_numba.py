@@ -120,6 +120,17 @@ def test_bfloat16_whose_squares_float32_does_not_hold(scale, shape, layout):
     compare(call, torch.randn(shape).bfloat16())
 
 
+@pytest.mark.parametrize("backend", [numba, plain])
+def test_an_infinite_value_in_evaluation_has_no_gradient(backend):
+    call = Call(torch.randn(4, 2), None, None, None, None, 1e-5, Activation())
+    call.x[0, 0] = torch.inf
+    moments = torch.tensor([[4.0, 4], [0, 0], [1, 1]], dtype=torch.float64)
+    dx = backend.backward(torch.ones(4, 2), call, moments, True, (True, False))[0]
+    assert dx[0, 0].isnan()
+    dx[0, 0] = dx[0, 1]
+    torch.testing.assert_close(dx, torch.full((4, 2), (1 + 1e-5) ** -0.5))
+
+
 @pytest.mark.parametrize("shape", [(7, 3), (7, 3, 40)])
 @pytest.mark.parametrize("value", [0.1, 1e-42, -3e38, 16777216.0])
 def test_a_constant_channel_comes_out_as_its_bias(shape, value):

@@ -17,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-LOW = 2**32  # hardly any memory lies below: there it is looked at more closely
+# Hardly any memory lies below: there it is looked at more closely. Familiar calls ask
+# `at if (at := t.data_ptr()) > LOW else held(name, t)` themselves: a call more would cost too much.
+LOW = 2**32
 
 _NUMPYS: dict[torch.dtype, type[np.generic]] = {
     **{torch.float32: np.float32, torch.float64: np.float64, torch.uint8: np.uint8},

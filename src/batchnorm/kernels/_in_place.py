@@ -2,8 +2,9 @@
 
 Backward needs ``xhat = (f^-1(y) - bias) / weight``, and y was rounded. Rounding moves xhat by about
 ``eps (|xhat| + |bias / weight|)``, and through ELU by ``eps exp(-z) / |weight|``. The limits below
-keep gradients within 1e-5 of the largest in float32, and in half precision within what rounding
-the output twice would do.
+keep gradients within 1e-5 of the largest ``scale g`` in float32, and in half precision within what
+rounding the output twice would do: where dx is a small difference of such terms, as of a loss that
+only asks for small outputs, its digits are theirs.
 """
 
 from __future__ import annotations

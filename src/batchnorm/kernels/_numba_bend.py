@@ -34,7 +34,7 @@ def bends(p: Any, kind: Any, tag: Any) -> Any:
 
 @inline_mapping
 def any_bend(p: Any, tag: Any) -> Any:
-    """As `bends`, of whichever kind it is: loops ask for it."""
+    """As `bends`, flat or sloped, the identity as a slope of 1."""
     return bends(p, FLAT if flat(p) else SLOPED, tag)
 
 

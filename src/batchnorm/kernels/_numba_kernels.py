@@ -25,7 +25,8 @@ BEND, RESIDUAL, GENERAL = "bend", "residual", "general"
 _Builder = Callable[[tuple[Any, str], Any], Callable[[Any], None]]
 
 # What these close over is part of the key in Numba's cache: the element type, the type in which
-# activations are computed, and our sources. Functions must be looked up in a module to be cached.
+# activations are computed, and our sources. The functions that they call must not be: one that is
+# compiled has another key in each process, so each kernel names its own.
 
 
 def _planar_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:

@@ -67,8 +67,8 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
 
     Args:
         dtypes: of the inputs to come.
-        everything: residuals, masks, activations other than ReLU and leaky ReLU, and gradients
-            from outputs that were written in place, too.
+        everything: residuals, masks, activations other than identity, ReLU and leaky ReLU, and
+            gradients from outputs that were written in place, too.
 
     Returns:
         The kernels and the seconds that each took; none, and the reason, without Numba.
