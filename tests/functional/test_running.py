@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from batchnorm.functional import _running, batch_norm
-from batchnorm.kernels import _numpy_running
+from batchnorm.kernels import _numpy_running, numba
 from batchnorm.moments import Moments
 from modes import Operators
 
@@ -127,6 +127,44 @@ def test_on_devices_and_without_numba_the_outcome_is_the_same(kind, dtype, optio
     torch.testing.assert_close(
         moved(lambda *b: _running.update(*b, moments, momentum, correction)), by_numba
     )
+
+
+WAYS = {
+    "numba": lambda b, m, momentum: numba.update_running(b, m, momentum),
+    "numpy": lambda b, m, momentum: _numpy_running.update_running(b, m, momentum),
+    "devices": lambda b, m, momentum: _running._update_without_branching(b, m, momentum, 0.0),
+    "groups": lambda b, m, momentum: _running._move_by_groups(b, m, momentum, 0.0),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("momentum", [0.1, 0.01, None])
+@pytest.mark.parametrize("value", [1.7e9, -2024.0, 1e6])
+def test_a_running_mean_arrives_where_rounding_would_stop_it(value, momentum, way):
+    mean, var, batches = torch.zeros(3), torch.ones(3), torch.tensor(0)
+    buffers = mean, var, batches, torch.tensor(0)
+    moments = Moments.of(torch.full((8, 3), value)).pack()
+    for _ in range(300 if momentum != 0.01 else 3000):
+        WAYS[way](buffers, moments, momentum)
+    assert (mean == value).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_momentum_of_zero_moves_nothing(way):
+    mean, var, batches = torch.zeros(3), torch.ones(3), torch.tensor(0)
+    WAYS[way]((mean, var, batches, torch.tensor(0)), Moments.of(torch.randn(8, 3)).pack(), 0.0)
+    assert (mean == 0).all()
+    assert (var == 1).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_running_mean_far_from_zero_stays_near_the_mean(way):
+    mean, var, batches = torch.zeros(1), torch.ones(1), torch.tensor(0)
+    buffers = mean, var, batches, torch.tensor(0)
+    for _ in range(1000):
+        x = 1e6 + 0.1 * torch.randn(64, 1, dtype=torch.float64)
+        WAYS[way](buffers, Moments.of(x).pack(), 0.1)
+    assert abs(mean.double() - 1e6) <= 0.0625  # the distance of float32 numbers there
 
 
 def test_numpy_leaves_what_it_cannot_write_to():

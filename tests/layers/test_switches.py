@@ -161,3 +161,25 @@ def test_a_model_that_is_one_of_torchs_is_named_and_adopted():
         batchnorm.masked(layer, torch.ones(3)).__enter__()
     with switches(batchnorm.adopt(layer).model, update=False):
         pass
+
+
+def test_a_reset_leaves_a_frozen_layer_alone():
+    frozen, free = moved(BatchNorm1d(2)), moved(BatchNorm1d(2))
+    frozen.statistics, frozen.update = "running", False
+    model, x = nn.Sequential(frozen, free), torch.randn(64, 2)
+    with pytest.warns(UserWarning, match=r"left a BatchNorm1d alone: its update=False"):
+        torch.optim.swa_utils.update_bn([x], model)
+    assert frozen.running_mean.tolist() == [1.0, -2.0]
+    assert frozen.running_var.tolist() == [4.0, 9.0]
+    seen = by(x, torch.tensor([1.0, -2.0]), torch.tensor([4.0, 9.0]))
+    torch.testing.assert_close(free.running_mean, seen.mean(0))
+    frozen.reset_parameters()
+    assert frozen.running_mean.tolist() == [0.0, 0.0]
+
+
+def test_a_frozen_layer_from_meta_has_its_first_statistics():
+    layer = BatchNorm1d(2, device="meta")
+    layer.update = False
+    layer.to_empty(device="cpu")
+    assert layer.running_mean.tolist() == [0.0, 0.0]
+    assert layer.running_var.tolist() == [1.0, 1.0]

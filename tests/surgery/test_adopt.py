@@ -277,3 +277,15 @@ def test_what_a_graph_calls_as_a_function_is_told():
 def test_a_model_without_batch_norm_has_nothing_to_change():
     for verb in (adopt, batchnorm.remove):
         assert str(verb(nn.Linear(3, 3))) == "Linear: nothing to change"
+
+
+def test_whoever_takes_the_account_for_the_model_is_told():
+    changes = adopt(network())
+    with pytest.raises(
+        TypeError, match=r"an account of what was done to a model; call its \.model"
+    ):
+        changes(torch.randn(2, 3, 5, 5))
+    with pytest.raises(AttributeError, match=r"Changes has no 'parameters'; .* its \.model"):
+        changes.parameters()
+    assert copy.deepcopy(changes).changed == changes.changed
+    assert pickle.loads(pickle.dumps(changes)).changed == changes.changed

@@ -165,6 +165,15 @@ def _move(address: Any, kind: Any, c: Any, target: Any, share: Any) -> None:
 
 
 @mapping
+def _nudge(address: Any, kind: Any, c: Any, before: Any, target: Any, share: Any) -> None:
+    """Move a float32 that a share of the way did not move to its neighbour; see `Running`."""
+    if kind == 0 and share > 0 and parameter(address, kind, c, 0.0) == before:
+        near = np.float32(target)
+        if near != before:
+            put_parameter(address, kind, c, float(np.nextafter(np.float32(before), near)))
+
+
+@mapping
 def _take_in(p: Any, first: Any, tag: Any) -> None:
     """Move the buffers towards the group whose channels begin at `first`."""
     fits = _fits(p, first)
@@ -174,7 +183,10 @@ def _take_in(p: Any, first: Any, tag: Any) -> None:
         return
     share = _share(p, 0 if p.batches == 0 else count_up(p.batches, 1) + 1)
     for c in range(p.channels):
-        _move(p.mean, p.mean_type, c, _row(p, 1, first + c), share)
+        mean, before = _row(p, 1, first + c), parameter(p.mean, p.mean_type, c, 0.0)
+        _move(p.mean, p.mean_type, c, mean, share)
+        if p.mean != 0:
+            _nudge(p.mean, p.mean_type, c, before, mean, share)
         if load(p.moments, first + c, tag) > 1:
             _move(p.var, p.var_type, c, _unbiased(p, first + c), share)
 

@@ -9,16 +9,19 @@ import torch
 from torch import Tensor
 
 from batchnorm.kernels._call import Call
+from batchnorm.kernels._imported import imported
 from batchnorm.kernels._processor import has
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _PLAIN = (Tensor, torch.nn.Parameter)
+_COMPILED = tuple(f"batchnorm.kernels._numba_{n}" for n in ("over", "limits", "running", "release"))
 
 
 @cache
 def missing() -> str | None:
     """Why there is no Numba, if there is none, or why it cannot compile the kernels here."""
     try:
+        imported("numba", *_COMPILED)
         half = has("f16c")
     except ImportError as error:
         return f"Numba cannot be imported ({error}); install it with: pip install numba"

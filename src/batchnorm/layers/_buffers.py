@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch.nn.parameter import is_lazy
 
 from batchnorm.functional._check_kinds import WHOLE
 from batchnorm.functional._unseen import unseen
+
+if TYPE_CHECKING:
+    from batchnorm.layers._state import Layer
 
 _MOVING = ("running_mean", "running_var")
 
@@ -27,7 +30,7 @@ def widen(layer: _NormBase, *, in_place: bool = False) -> None:
                 layer._buffers[name] = buffer.float()
 
 
-def keep(layer: _NormBase, before: dict[str, Tensor | None]) -> None:
+def keep(layer: Layer, before: dict[str, Tensor | None]) -> None:
     """After a cast or a move: from the buffers `before`, which no half precision has rounded."""
     for name in _MOVING:
         kept, now = before.get(name), layer._buffers.get(name)
@@ -35,7 +38,7 @@ def keep(layer: _NormBase, before: dict[str, Tensor | None]) -> None:
             layer._buffers[name] = kept.to(device=now.device, dtype=torch.float32)
     mean, now = before.get("running_mean"), layer._buffers.get("running_mean")
     if mean is not None and now is not None and mean.is_meta and not (now.is_meta or is_lazy(now)):
-        layer.reset_running_stats()  # to_empty leaves what the memory held
+        layer.reset_anew()  # to_empty leaves what the memory held
     elif before.get("skipped") is not None:
         place_count(layer, before["skipped"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +160,22 @@ class Layer(_NormBase):
         place_count(self, self._buffers.get("skipped"))
 
     def reset_running_stats(self) -> None:
-        """Running statistics of nothing yet, and nothing counted."""
+        """Running statistics of nothing yet, and nothing counted.
+
+        Not those of a layer whose `update` is off, which nothing would fill again:
+        `torch.optim.swa_utils.update_bn` begins with a reset of every layer. A warning tells so.
+        """
+        if not self.update:
+            warnings.warn(
+                f"reset_running_stats() left a {type(self).__name__} alone: its update=False keeps "
+                f"its statistics; set update=True before, or call reset_parameters()",
+                stacklevel=2,
+            )
+            return
+        self.reset_anew()
+
+    def reset_anew(self) -> None:
+        """As `reset_running_stats`, whatever the switches say."""
         super().reset_running_stats()
         skipped = self._buffers.get("skipped")
         if skipped is not None:
@@ -167,7 +183,7 @@ class Layer(_NormBase):
 
     def reset_parameters(self) -> None:
         """Running statistics of nothing yet, gamma 1 and beta 0, whichever there are."""
-        self.reset_running_stats()
+        self.reset_anew()
         for name, fill in (("weight", init.ones_), ("bias", init.zeros_)):
             parameter = getattr(self, name)
             if parameter is not None:

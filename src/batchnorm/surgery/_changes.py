@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -21,6 +22,16 @@ class Changes:
     changed: list[tuple[str, str]]
     skipped: list[tuple[str, str]]
     error: float | None = None
+
+    if not TYPE_CHECKING:  # a type checker knows that it is no model
+
+        def __call__(self, *_: object, **__: object) -> None:
+            raise TypeError("Changes is an account of what was done to a model; call its .model")
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"Changes has no {name!r}; it is an account of what was done to a model: its .model"
+            )
 
     def __str__(self) -> str:
         """A table: path and change, path and reason."""
