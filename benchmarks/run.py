@@ -66,7 +66,8 @@ def run_case(case, others, rounds, seconds):
 def run_resnet(rounds, batch):
     """Rows of the whole training step."""
     for layout in ("contiguous", "channels_last"):
-        steps = {n: training_step(n, layout, batch) for n in NORMS if n != "ours in place"}
+        names = [n for n in NORMS if n != "ours in place"] + ["adopted"]
+        steps = {n: training_step(n, layout, batch) for n in names}
         times = interleaved(steps, rounds, 0.5)
         yield {"step": f"batch {batch}, {layout}", "seconds": times}
 
