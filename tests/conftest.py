@@ -3,6 +3,10 @@ import os
 # Read when MKL is loaded: without it the last digits of a matrix product depend on where its
 # operands lie, on some processors, and tests that compare bits of a training compare that.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+# Beside other tests an OpenMP thread that waits, by default in a loop of some milliseconds, takes
+# the processor from them. Where time is measured (`alone`) threads wait as they do for users.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
