@@ -170,12 +170,23 @@ def test_warmup_names_what_it_can_compile():
         batchnorm.warmup([torch.int8])
 
 
-WARM = """
+# With a mask: its kernels are the quickest to compile, and here that is done again and again.
+CALL = """
 import torch, batchnorm
+x, mask = torch.tensor([[1.0], [3.0]]), torch.ones(2)
+print(batchnorm.functional.batch_norm(x, training=True, eps=1e-30, mask=mask))
+"""
+WARM = (
+    """
+import batchnorm
+from batchnorm.kernels import _numba_kernels as kernels
+kernels.BEND = kernels.GENERAL  # what a warmup without a word begins with
+kernels.VARIANTS = [(way, False, kernels.GENERAL) for way in ("forward", "backward")]
 print(batchnorm.backends().rows[0].words)
 print(*(row.loaded for row in batchnorm.warmup().rows))
-print(batchnorm.functional.batch_norm(torch.tensor([[1.0], [3.0]]), training=True, eps=1e-30))
 """
+    + CALL
+)
 RIGHT = "tensor([[-1.],\n        [ 1.]])\n"
 
 
@@ -203,7 +214,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(read_only_package):
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
         "tensors on the CPU; compiled code is kept nowhere, for want of a folder to write to\n"
-        "False False False False False False\n" + RIGHT
+        "False False False False\n" + RIGHT
     )
 
 
@@ -247,8 +258,8 @@ def test_a_second_process_loads_what_the_first_compiled(compiled):
     folder, first = compiled
     second = python(WARM, NUMBA_CACHE_DIR=str(folder))
     assert f"compiled code is kept in {folder}" in first
-    assert "False False False False False False\n" in first
-    assert "True True True True True True\n" in second
+    assert "\nFalse False False False\n" in first
+    assert "\nTrue True True True\n" in second
 
 
 @pytest.mark.parametrize(("kind", "left"), [("nbi", b""), ("nbi", b"no index"), ("nbc", b"")])
@@ -259,8 +270,7 @@ def test_a_damaged_file_in_the_cache_is_no_error(kind, left, compiled, tmp_path)
     assert damaged
     for path in damaged:
         path.write_bytes(left)
-    code = "import torch, batchnorm\n" + WARM.splitlines()[-1]
-    assert python(code, NUMBA_CACHE_DIR=str(folder)) == RIGHT
+    assert python(CALL, NUMBA_CACHE_DIR=str(folder)) == RIGHT
 
 
 @pytest.mark.skipif(
