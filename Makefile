@@ -8,7 +8,9 @@ ARGS ?=
 study: .venv
 	$(BIN)/batchnorm study $(ARGS)
 
+# Each kernel is compiled once; ARGS may name some tests, which compile what they need themselves.
 test: .venv
+	$(if $(ARGS),,$(BIN)/python tests/compile_kernels.py)
 	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile $(ARGS)
 	$(BIN)/python -m pytest -m alone tests
 
