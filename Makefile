@@ -9,10 +9,12 @@ study: .venv
 	$(BIN)/batchnorm study $(ARGS)
 
 # Each kernel is compiled once; ARGS may name some tests, which compile what they need themselves.
+# Files go to workers in the order of tests/conftest.py, and alone are tests that measure time.
 test: .venv
 	$(if $(ARGS),,$(BIN)/python tests/compile_kernels.py)
-	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile $(ARGS)
-	$(BIN)/python -m pytest -m alone tests
+	$(BIN)/python -m pytest -m "not slow and not alone" \
+		--numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -m alone $$(grep -rl --include='*.py' mark.alone tests)
 
 test-slow: .venv
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -14,6 +14,27 @@ import torch
 from batchnorm.functional import _familiar
 from batchnorm.kernels import _recycled
 
+# Processes of their own, trainings, waits: files of few tests that take long. They begin first, as
+# otherwise half of the workers would wait at the end for one of these.
+LONG = {
+    "test_bad_input.py",
+    "test_cli.py",
+    "test_cluster.py",
+    "test_engine.py",
+    "test_findings.py",
+    "test_freed_memory.py",
+    "test_from_scratch.py",
+    "test_insert_models.py",
+    "test_lectures.py",
+    "test_numba_threads.py",
+    "test_numba_vector_first.py",
+    "test_opposites.py",
+    "test_pick.py",
+    "test_recycled_processes.py",
+    "test_remeasure.py",
+    "test_run.py",
+    "test_sync.py",
+}
 MARGIN = 61  # elements on either side: odd, so that no output begins with a vector or a cache line
 
 
@@ -28,6 +49,10 @@ def _define_missing_operators():
 
 
 _LIBRARY = _define_missing_operators()  # kept alive: what it defines goes with it
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(autouse=True)
