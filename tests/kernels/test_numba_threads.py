@@ -52,7 +52,7 @@ def test_blocks_of_few_columns_do_not_touch_each_other(kind, count, threads):
     for number in (2, 3, 7):
         threads(number)
         for _ in range(20):
-            assert all(map(same, everything(call, dy), right))
+            assert same(everything(call, dy), right)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
