@@ -212,7 +212,8 @@ def test_a_cache_that_cannot_be_written_is_no_error():
         from batchnorm.kernels import numba
         from batchnorm.kernels._activation import Activation
         from batchnorm.kernels._call import Call
-        call = Call(torch.tensor([[1.0], [3.0]]), None, None, None, None, 1e-30, Activation())
+        x, mask = torch.tensor([[1.0], [3.0]]), torch.ones(2, 1)  # kernels that compile quickly
+        call = Call(x, None, None, None, mask, 1e-30, Activation())
         print(numba.forward(call)[0].tolist())
         """
         )
