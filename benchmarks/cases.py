@@ -16,6 +16,7 @@ RESNET50_224 = [
     (512, 7, 7),
     (2048, 7, 7),
 ]
+MOBILENET3_64 = [(72, 16, 16), (24, 8, 8), (96, 4, 4)]  # some; their activation stays a module
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -86,6 +87,7 @@ def cases(quick=False):
         Case("MLP", (4096, 1024)),
         Case("small", (32, 64), relu=False),
         Case("small", (256, 512), relu=False),
+        *(Case("MobileNetV3, 64x64", (8, *shape), relu=False) for shape in MOBILENET3_64),
         Case("1-D", (32, 128, 512)),
         Case("3-D", (4, 32, 16, 56, 56)),
         Case("MLP", (4096, 1024), dtype="bfloat16"),
