@@ -242,7 +242,8 @@ def draw(path):
         "Each case was checked against float64 before it was timed. Contenders ran in turn, in random order; "
         "ratios are medians over rounds with a bootstrap 95 % interval, and \"not resolved\" where the interval "
         "holds 1. The traffic floor is the reads and writes that no implementation can avoid, at the speed at "
-        "which this machine copied a tensor of that size into warm memory in the same run. Small layers are "
+        "which this machine copied a tensor of that size into warm memory in the same run; kernels that ask for "
+        "memory ahead may be faster than that copy. Small layers are "
         "timed whole, module call and running statistics included.",
         "",
         "## At a glance",

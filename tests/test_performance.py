@@ -2,7 +2,6 @@
 
 import importlib
 import shutil
-import statistics
 import sys
 from pathlib import Path
 
@@ -34,32 +33,41 @@ def test_the_page_is_drawn_from_the_rows(page, tmp_path):
     assert "<svg" in copy.with_suffix(".svg").read_text()
 
 
+def spread(page, times):
+    return f"{page.geometric_mean(times):.2f} ({min(times):.2f} to {max(times):.2f})"
+
+
+def told(page, interval):
+    value, low, high = interval
+    rest = "" if page.resolved(interval) else ": not resolved"
+    return f"{value:.2f} ({low:.2f} to {high:.2f}{rest})"
+
+
 def test_the_readme_says_what_the_rows_say(page):
-    readme = (ROOT / "README.md").read_text()
+    lines = (ROOT / "README.md").read_text().splitlines()
+
+    def line(words):
+        return next(line for line in lines if line.startswith(f"| {words}"))
+
     chosen = [r for r in rows(page) if "group" in r and page.has_target(**r)]
-    words = {
-        "contiguous": "{:.2f} times the speed of torch eager with its ReLU in place "
-        "(geometric mean; {:.2f} to {:.2f})",
-        "channels_last": "{:.2f} times ({:.2f} to {:.2f})",
-    }
-    for layout, sentence in words.items():
+    for words, layout in (("`BatchNormAct*`", "contiguous"), ("the same in", "channels_last")):
         times = [page.figures(r, layout)["eager"][0] for r in chosen]
-        assert sentence.format(page.geometric_mean(times), min(times), max(times)) in readme
-    for row in (r for r in rows(page) if r.get("group") == "small"):
-        shape = ", ".join(map(str, row["shape"]))
-        seconds = row["seconds"]
-        value, low, high = page.ratio(
-            seconds["ours, contiguous"], seconds["torch eager, contiguous"]
-        )
-        line = next(line for line in readme.splitlines() if f"({shape})" in line and "|" in line)
-        assert f"{value:.2f} times as long" in line
-        assert f"({low:.2f} to {high:.2f}" in line
-        assert ("not resolved" in line) == (not page.resolved((value, low, high)))
-    steps = {r["step"].rpartition(", ")[2]: r["seconds"] for r in rows(page) if "step" in r}
-    line = next(line for line in readme.splitlines() if "whole training step" in line)
-    for seconds in steps.values():
-        for name in ("ours", "torch"):
-            value = statistics.median(
-                a / b for a, b in zip(seconds[name], seconds["without"], strict=True)
-            )
-            assert f"{value:.2f}" in line
+        assert spread(page, times) in line(words).replace("geometric mean; ", "")
+    for row in (r for r in rows(page) if "kept" in r):
+        pairs = [r["seconds"] for r in row["cases"]]
+        times = [page.ratio(each["torch"], each["ours"])[0] for each in pairs]
+        assert spread(page, times) in line("the same where torch")
+    small = {tuple(r["shape"]): r for r in rows(page) if r.get("group") == "small"}
+    for words, shape in (("`BatchNorm1d` on (32, 64)", (32, 64)), ("on (256, 512)", (256, 512))):
+        interval = page.figures(small[shape], "contiguous")["eager"]
+        assert line(words).endswith(f"| {told(page, interval)} |")
+
+
+def test_the_readme_says_what_a_network_gets(page):
+    readme = (ROOT / "README.md").read_text()
+    steps = [r["seconds"] for r in rows(page) if "step" in r]
+    names = {"with `BatchNormAct2d`": "ours", "with torch's, adopted": "adopted"}
+    for words, name in {**names, "with torch's": "torch"}.items():
+        cells = (told(page, page.ratio(each[name], each["without"])) for each in steps)
+        line = f"| {words} | {' | '.join(cells)} |".replace(": not resolved", "")
+        assert line in readme
