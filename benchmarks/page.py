@@ -258,15 +258,17 @@ def draw(path):
         "",
         "## What bounds them",
         "",
-        "Tensors that no cache holds cost what their traffic costs. Contiguous, ours moves one five times (x, y; x, dy, dx: "
-        "a channel stays in the cache between statistics and normalization) and torch 13 times (statistics; normalization; "
-        "ReLU over it; back through ReLU; sums; dx), which alone makes 2.6. With channels last ours moves 8 (no channel is "
-        "done before all rows were read), which alone makes 1.6. Beyond that the kernels ask for lines before they read "
-        "or write them, and write outputs of 8 MB and more past the caches where that memory is in use already. That is "
-        "the state of most layers in a network, where other layers have had the caches in between. In a loop over one "
-        "layer, as here, tensors of a few MB stay in them. There arithmetic counts, which is in float64 for the sake of its digits; and up "
-        "to half a million elements what Python does around the kernels. An autograd function in Python that computes "
-        "nothing, and only makes room for its outputs, takes the share of ours that the table above tells: no kernel "
+        "- **Tensors that no cache holds** cost what their traffic costs. Contiguous, ours moves one five times (x, y; x, dy, "
+        "dx: a channel stays in the cache between statistics and normalization) and torch 13 times (statistics; "
+        "normalization; ReLU over it; back through ReLU; sums; dx), which alone makes 2.6. With channels last ours moves 8 "
+        "(no channel is done before all rows were read), which alone makes 1.6, and is 1.6 times the floor. Beyond that the "
+        "kernels prefetch what they will read or write, and write outputs of 8 MB and more with non-temporal stores where "
+        "that memory is in use already. That is the state of most layers in a network, where other layers have had the "
+        "caches in between.",
+        "- **Tensors of a few MB** stay in the caches in a loop over one layer, as here. There arithmetic counts, which is in "
+        "float64 for the sake of its digits.",
+        "- **Up to half a million elements** what Python does around the kernels counts. An autograd function in Python that "
+        "computes nothing, and only makes room for its outputs, takes the share of ours that the tables tell: no kernel "
         "behind such a function could take less.",
         "",
         "## Memory",
