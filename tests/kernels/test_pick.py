@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import batchnorm
-from batchnorm.kernels import _numba_compile, _numba_kernels, native, numba, plain
+from batchnorm.kernels import _numba_compile, _numba_kernels, _numba_prepare, native, numba, plain
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
 from batchnorm.kernels._pick import ORDER, pick
@@ -163,6 +163,21 @@ def test_warmup_tells_what_it_made_ready(monkeypatch):
 class FAKE:
     class owner:
         cache_hits = 0
+
+
+def test_no_kernel_for_gradients_is_compiled_where_none_are_taken(monkeypatch):
+    made, kernel = [], _numba_prepare.kernel
+    monkeypatch.setattr(
+        _numba_prepare, "kernel", lambda *given: made.append(given) or kernel(*given)
+    )
+    layer, x = batchnorm.BatchNormAct2d(5), torch.randn(3, 5, 11, 13)  # a shape of no other test
+    with torch.no_grad():
+        for mode in (True, False):
+            for _ in range(3):
+                layer.train(mode)(x)
+    assert {given[0] for given in made} == {"forward"}
+    layer(x).sum().backward()
+    assert {given[0] for given in made} == {"forward", "backward"}
 
 
 def test_warmup_names_what_it_can_compile():

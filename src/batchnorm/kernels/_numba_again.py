@@ -11,9 +11,11 @@ from torch import Tensor
 from batchnorm.kernels import _memory, _recycled, _team
 from batchnorm.kernels._address import LOW, held
 from batchnorm.kernels._call import Call
-from batchnorm.kernels._layout import Ints
+from batchnorm.kernels._layout import Ints, plan
 from batchnorm.kernels._numba_launch import GRAIN, send
 from batchnorm.kernels._numba_prepare import Prepared, described, prepare
+
+_FORWARD, _BACKWARD = range(2)
 
 
 class Again:
@@ -49,20 +51,22 @@ class Again:
             ("forward", *lies, added, None, *kinds, flags[0], *tail),
             ("backward", *lies, needed, self.dy, *kinds, flags[1], *tail),
         )
-        self._launches: dict[int, tuple[Prepared, Prepared]] = {}
+        self._launches: tuple[dict[int, Prepared], ...] = {}, {}
 
-    def _prepared(self) -> tuple[Prepared, Prepared]:
-        """Both launches, for as many threads as torch would use now."""
+    def _prepared(self, which: int) -> Prepared:
+        """A launch, for as many threads as torch would use now.
+
+        Each when it is first needed: whoever takes no gradients compiles no kernel for them.
+        """
         count = _team.threads(self._size, GRAIN)
-        found = self._launches.get(count)
+        found = self._launches[which].get(count)
         if found is None:
-            forward, backward = (prepare(*options, count) for options in self._options)
-            found = self._launches[count] = forward, backward
+            found = self._launches[which][count] = prepare(*self._options[which], count)
         return found
 
     def possible(self) -> bool:
         """Whether no tensor would have to be copied first."""
-        return not any(prepared.scattered for prepared in self._prepared())
+        return not any(None in plan(*options[2:7]).outer_steps for options in self._options)
 
     def forward(
         self,
@@ -77,7 +81,7 @@ class Again:
         if moments is None:
             moments = torch.empty_like(self._packed)
         send(
-            self._prepared()[0], at if (at := x.data_ptr()) > LOW else held("x", x),
+            self._prepared(_FORWARD), at if (at := x.data_ptr()) > LOW else held("x", x),
             0 if residual is None
             else at if (at := residual.data_ptr()) > LOW else held("residual", residual),
             0, y.data_ptr(), 0, 0, moments.data_ptr(), 0,
@@ -108,7 +112,7 @@ class Again:
         dweight = None if self._weight is None else torch.empty_like(self._weight)
         dbias = None if self._bias is None else torch.empty_like(self._bias)
         send(
-            self._prepared()[1], at if (at := x.data_ptr()) > LOW else held("x", x),
+            self._prepared(_BACKWARD), at if (at := x.data_ptr()) > LOW else held("x", x),
             0 if residual is None
             else at if (at := residual.data_ptr()) > LOW else held("residual", residual),
             at if (at := dy.data_ptr()) > LOW else held("dy", dy), dx.data_ptr(),
