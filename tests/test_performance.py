@@ -66,7 +66,7 @@ def test_the_readme_says_what_the_rows_say(page):
 def test_the_readme_says_what_a_network_gets(page):
     readme = (ROOT / "README.md").read_text()
     steps = [r["seconds"] for r in rows(page) if "step" in r]
-    names = {"with `BatchNormAct2d`": "ours", "with torch's, adopted": "adopted"}
+    names = {"with `BatchNormAct2d`": "ours", "with torch's layers made ours by `adopt`": "adopted"}
     for words, name in {**names, "with torch's": "torch"}.items():
         cells = (told(page, page.ratio(each[name], each["without"])) for each in steps)
         line = f"| {words} | {' | '.join(cells)} |".replace(": not resolved", "")

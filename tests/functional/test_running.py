@@ -150,6 +150,26 @@ def test_a_running_mean_arrives_where_rounding_would_stop_it(value, momentum, wa
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_what_rounding_would_stop_moves_to_its_neighbour_and_no_further(way):
+    starts = torch.tensor([1.0, -1.0, 2.0, 1.5, -2024.0, 3e38, -3e38])
+    for side in (torch.inf, -torch.inf):
+        near = torch.nextafter(starts, torch.full_like(starts, side))
+        mean, var, batches = starts.clone(), torch.ones(7), torch.tensor(0)
+        moments = Moments(torch.full((7,), 8.0), near, torch.ones(7)).pack().double()
+        WAYS[way]((mean, var, batches, torch.tensor(0)), moments, 0.1)
+        assert torch.equal(mean, near)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_without_a_momentum_a_mean_is_no_median(way):
+    mean, var, batches = torch.full((1,), 1e6), torch.ones(1), torch.tensor(10**6)
+    buffers = mean, var, batches, torch.tensor(0)
+    for _ in range(100):
+        WAYS[way](buffers, Moments.of(torch.full((8, 1), 1e6 - 100)).pack(), None)
+    assert mean == 1e6
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_momentum_of_zero_moves_nothing(way):
     mean, var, batches = torch.zeros(3), torch.ones(3), torch.tensor(0)
     WAYS[way]((mean, var, batches, torch.tensor(0)), Moments.of(torch.randn(8, 3)).pack(), 0.0)

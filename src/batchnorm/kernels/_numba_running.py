@@ -185,7 +185,7 @@ def _take_in(p: Any, first: Any, tag: Any) -> None:
     for c in range(p.channels):
         mean, before = _row(p, 1, first + c), parameter(p.mean, p.mean_type, c, 0.0)
         _move(p.mean, p.mean_type, c, mean, share)
-        if p.mean != 0:
+        if p.mean != 0 and p.share == p.share:
             _nudge(p.mean, p.mean_type, c, before, mean, share)
         if load(p.moments, first + c, tag) > 1:
             _move(p.var, p.var_type, c, _unbiased(p, first + c), share)

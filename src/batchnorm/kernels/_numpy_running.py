@@ -49,7 +49,7 @@ def update_running(
             count("num_batches_tracked", batches)
         share = _share(momentum, decay, batches)
         if mean is not None:
-            _move_mean(mean, new_mean, share)
+            _move_mean(mean, new_mean, share, nudges=bool(momentum))
         if var is not None:
             share = share if least > 1 else np.where(counts > 1, share, 0.0)
             _move("running_var", var, unbiased, share)
@@ -91,12 +91,12 @@ def _move(name: str, buffer: Tensor, new: Values, share: float | Values) -> None
     torch.autograd.graph.increment_version(buffer)
 
 
-def _move_mean(buffer: Tensor, new: Values, share: float) -> None:
+def _move_mean(buffer: Tensor, new: Values, share: float, nudges: bool) -> None:
     """As `_move`; a float32 that this does not move goes to its neighbour, as `Running` tells."""
     now = values("running_mean", buffer)
     before = now.copy()
     _move("running_mean", buffer, new, share)
-    if buffer.dtype is torch.float32 and share > 0:
+    if nudges and buffer.dtype is torch.float32:
         near = new.astype(np.float32)
         stuck = (now == before) & (near != before)
         if stuck.any():

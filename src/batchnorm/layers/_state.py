@@ -165,7 +165,7 @@ class Layer(_NormBase):
         Not those of a layer whose `update` is off, which nothing would fill again:
         `torch.optim.swa_utils.update_bn` begins with a reset of every layer. A warning tells so.
         """
-        if not self.update:
+        if not self.update and self._buffers.get("running_mean") is not None:
             warnings.warn(
                 f"reset_running_stats() left a {type(self).__name__} alone: its update=False keeps "
                 f"its statistics; set update=True before, or call reset_parameters()",
