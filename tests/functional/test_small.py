@@ -313,6 +313,23 @@ def test_compiles_as_one_graph(options):
         torch.testing.assert_close(compiled, eager)
 
 
+@pytest.mark.parametrize("options", OPTIONS[:3])
+def test_a_graph_serves_batches_of_any_size(options):
+    """Of the second size on, sizes are symbols to the compiler: the last batch is a smaller one."""
+    torch._dynamo.reset()
+    state = buffers(dtype=torch.float32)
+    same = [t.clone() for t in state]
+
+    def f(x, mean, var, batches):
+        return batch_norm(x, mean, var, training=True, num_batches_tracked=batches, **options)
+
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    for examples in (12, 10, 7, 8, 3):
+        x = torch.randn(examples, 3)
+        torch.testing.assert_close(compiled(x, *state[:3]), f(x, *same[:3]))
+        torch.testing.assert_close(list(state), same)
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_function_transforms(options):
     x = torch.randn(10, 3, dtype=torch.float64)
