@@ -313,6 +313,21 @@ def test_compiles_as_one_graph(options):
         torch.testing.assert_close(compiled, eager)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_half_parameters_are_rounded_once_however_many_groups(dtype):
+    x, dy = torch.randn(256, 40).to(dtype), (torch.randn(256, 40) + 0.05).to(dtype)
+    weight, bias = (torch.ones(40, dtype=dtype, requires_grad=True) for _ in range(2))
+    y = batch_norm(x, None, None, weight, bias, training=True, ghost_size=2)
+    got = torch.autograd.grad(y, (weight, bias), dy)
+    exact = [t.detach().double().requires_grad_() for t in (weight, bias)]
+    y = batch_norm(x.double(), None, None, *exact, training=True, ghost_size=2)
+    right = torch.autograd.grad(y, exact, dy.double())
+    for ours, theirs in zip(got, right, strict=True):
+        torch.testing.assert_close(
+            ours.double(), theirs, rtol=0.51 * torch.finfo(dtype).eps, atol=1e-6 * 256
+        )
+
+
 @pytest.mark.parametrize("options", OPTIONS[:3])
 def test_a_graph_serves_batches_of_any_size(options):
     """Of the second size on, sizes are symbols to the compiler: the last batch is a smaller one."""

@@ -49,11 +49,17 @@ def _joined(call: Call, groups: int) -> Call:
         mask = mask.expand(-1, x.shape[1], *mask.shape[2:])
     return call._replace(
         x=_join(x, x, groups),
-        weight=None if weight is None else weight.repeat(groups),
-        bias=None if bias is None else bias.repeat(groups),
+        weight=None if weight is None else _repeated(weight, groups),
+        bias=None if bias is None else _repeated(bias, groups),
         residual=None if residual is None else _join(residual, x, groups),
         mask=None if mask is None else _join(mask, x, groups),
     )
+
+
+def _repeated(parameter: Tensor, groups: int) -> Tensor:
+    """For each group, in a type wide enough for the gradients of all groups to add up in."""
+    wide = torch.promote_types(parameter.dtype, torch.float32)
+    return parameter.to(wide).repeat(groups)
 
 
 def _join(t: Tensor, x: Tensor, groups: int) -> Tensor:
