@@ -1,5 +1,7 @@
 """Ours and the peers that live in torch, as steps to be timed."""
 
+import contextlib
+import importlib.metadata
 import types
 from dataclasses import replace
 
@@ -140,9 +142,15 @@ def copy_step(case):
     return lambda: target.copy_(source)
 
 
-def wrong(case, layout):
+def ways(case):
+    """How ours is made for a case: out of place, and in place where the input can be had back."""
+    alone = case.work == "training" and not case.relu and not case.residual
+    return (False, True) if alone else (False,)
+
+
+def wrong(case, layout, inplace=False):
     """How far ours is from float64 on the same input, in units of what the dtype resolves."""
-    got = step(ours(case), case, layout)()
+    got = step(ours(case, inplace), case, layout)()
     i = Inputs(case, layout)
     norm, exact = eager(case, torch.float64)
     i.give(norm, case)
@@ -177,11 +185,14 @@ def contenders(case):
         if case.dtype != "float32":
             full = replace(case, dtype="float32")
             steps[f"ours in float32, {layout}"] = step(ours(full), full, layout)
-        if case.work == "training" and not case.relu and not case.residual:
+        if True in ways(case):
             steps[f"ours in place, {layout}"] = step(ours(case, inplace=True), case, layout)
     return steps
 
 
 def versions():
-    """Of what was timed."""
-    return {"batchnorm": batchnorm.__version__, "torch": torch.__version__}
+    """Of what was timed here."""
+    found = {"batchnorm": batchnorm.__version__, "torch": torch.__version__}
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found["Numba"] = importlib.metadata.version("numba")
+    return found

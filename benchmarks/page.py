@@ -229,6 +229,7 @@ def draw(path):
     timed = [r for r in kernels if "failed" not in r]
     chart(timed, path.with_suffix(".svg"))
     e = run["environment"]
+    beside = "".join(f", {name} {e[name]}" for name in ("Numba", "TensorFlow", "JAX") if name in e)
     parts = {
         kind: [r for r in run["rows"] if kind in r] for kind in ("step", "memory", "faults", "kept")
     }
@@ -236,7 +237,7 @@ def draw(path):
         "# Performance",
         "",
         f"Measured on {e['date']} by `make bench`: {e['cpu']}, {e['threads']} threads, {e['system']}, "
-        f"Python {e['python']}, torch {e['torch']}, batchnorm {e['batchnorm']}; the machine's load average "
+        f"Python {e['python']}, torch {e['torch']}, batchnorm {e['batchnorm']}{beside}; the machine's load average "
         f"when it began was {e['load']:.1f}.",
         "",
         "Each case was checked against float64 before it was timed. Contenders ran in turn, in random order; "

@@ -5,6 +5,7 @@ own environment. Where one is missing its column stays empty.
 """
 
 import contextlib
+import functools
 import json
 import subprocess
 import sys
@@ -17,17 +18,32 @@ HERE = Path(__file__).parent
 OWN = HERE.parent / ".venv-peers" / "bin" / "python"
 PYTHON = OWN if OWN.exists() else Path(sys.executable)
 FRAMEWORKS = {"tensorflow": "TensorFlow", "jax": "JAX"}
+VERSIONS = """
+import importlib.metadata, importlib.util, json
+found, of = {}, importlib.metadata.packages_distributions()
+for name in ("tensorflow", "jax"):
+    if importlib.util.find_spec(name):
+        found[name] = importlib.metadata.version(of[name][0])
+print(json.dumps(found))
+"""
 
 
-def _installed(framework):
-    asked = f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({framework!r}))"
-    return subprocess.run([PYTHON, "-c", asked], check=False).returncode == 0
+@functools.cache
+def _installed():
+    """Name -> version of those that there are; `tensorflow` comes in packages of several names."""
+    told = subprocess.run([PYTHON, "-c", VERSIONS], check=True, capture_output=True, text=True)
+    return json.loads(told.stdout)
+
+
+def versions():
+    """Of what is timed elsewhere."""
+    return {FRAMEWORKS[name]: version for name, version in _installed().items()}
 
 
 @contextlib.contextmanager
 def other_frameworks():
     """A function of a case that gives name -> step; the processes end with the block."""
-    workers = {FRAMEWORKS[name]: _Worker(name) for name in FRAMEWORKS if _installed(name)}
+    workers = {FRAMEWORKS[name]: _Worker(name) for name in _installed()}
 
     def steps(case):
         for worker in workers.values():

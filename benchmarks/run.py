@@ -10,6 +10,7 @@ import platform
 import statistics
 import sys
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -17,10 +18,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import page
+import peers
 from cases import cases
-from contenders import contenders, versions, wrong
+from contenders import contenders, versions, ways, wrong
 from measure import interleaved
-from peers import other_frameworks
 from probe import fault_rows, kept_rows, memory_rows
 from resnet import NORMS, training_step
 
@@ -49,12 +50,13 @@ def environment():
         "python": platform.python_version(),
         "malloc": {k: v for k, v in os.environ.items() if k.startswith(("MALLOC_", "GLIBC_"))},
         **versions(),
+        **peers.versions(),
     }
 
 
 def run_case(case, others, rounds, seconds):
     """The row of one case."""
-    error = max(wrong(case, layout) for layout in case.layouts)
+    error = max(wrong(case, *way) for way in product(case.layouts, ways(case)))
     row = {"case": str(case), **vars(case), "megabytes": case.megabytes, "passes": case.passes}
     row |= {"layouts": case.layouts, "error_in_eps": error}
     if not error <= LIMIT[case.dtype]:
@@ -84,7 +86,7 @@ def told(row):
 
 def measured(options):
     """All rows, one after another."""
-    with other_frameworks() as others:
+    with peers.other_frameworks() as others:
         for case in cases(options.quick):
             if options.only in str(case):
                 yield run_case(case, others, options.rounds, options.seconds)
