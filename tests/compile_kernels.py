@@ -13,19 +13,26 @@ from batchnorm.kernels._takes import DTYPES
 PROCESSES = 2
 
 
-def compiled(variant):
-    """How many kernels this compiled of one variant, for all dtypes: they share a file of the cache."""
+def compiled(variants):
+    """How many kernels this compiled, for all dtypes: these variants share a file of the cache."""
     from batchnorm.kernels import _numba_limits
     from batchnorm.kernels._numba_kernels import kernel
 
-    made = [kernel(*variant, dtype) if variant else _numba_limits.kernel(dtype) for dtype in DTYPES]
+    made = [kernel(each, dtype) for each in variants for dtype in DTYPES]
+    if not variants:
+        made = [_numba_limits.kernel(dtype) for dtype in DTYPES]
     return sum(each.owner.cache_hits == 0 for each in made)
 
 
 def longest_first():
-    from batchnorm.kernels._numba_kernels import GENERAL, VARIANTS
+    """Variants by the function that makes their kernels."""
+    from batchnorm.kernels._numba_kernels import builder
+    from batchnorm.kernels._numba_variant import VARIANTS
 
-    return [*sorted(VARIANTS, key=lambda each: (each[2] == GENERAL, each[1])), ()]
+    shared = {}
+    for variant in VARIANTS:
+        shared.setdefault(builder(variant), []).append(variant)
+    return [*sorted(shared.values(), key=lambda each: (-len(each), each[0].planar)), []]
 
 
 def main():

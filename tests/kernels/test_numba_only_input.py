@@ -6,7 +6,7 @@ import torch
 import oracle
 from batchnorm.kernels import _memory, _numba_prepare, numba, plain
 from batchnorm.kernels._activation import Activation
-from batchnorm.kernels._numba_kernels import BEND, GENERAL, RESIDUAL
+from batchnorm.kernels._numba_variant import ANY, FLAT, PLAIN, SLOPED, Variant
 from compared import TOLERANCE, close, problem
 
 SHAPES = [
@@ -84,12 +84,12 @@ def test_what_other_kernels_wrote_to_is_left_alone(guarded_memory):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What is asked of `kernel`: a direction, whether segments, and the kind."""
+    """The variants that are asked of `kernel`."""
     found, kernel = [], _numba_prepare.kernel
 
-    def remember(direction, planar, kind, dtype):
-        found.append((direction, planar, kind))
-        return kernel(direction, planar, kind, dtype)
+    def remember(variant, dtype):
+        found.append(variant)
+        return kernel(variant, dtype)
 
     monkeypatch.setattr(_numba_prepare, "kernel", remember)
     _numba_prepare.prepare.cache_clear()
@@ -104,8 +104,9 @@ def test_the_quick_kernel_is_chosen(layout, activation, asked):
     moments = plain.statistics(call.x, None)
     numba.backward(dy, call, moments, False, ONLY_X)
     numba.backward_input(dy, call, moments, numba.backward_reduce(dy, call, moments))
-    kind = BEND if activation == "identity" else RESIDUAL  # nothing of it is needed there
-    assert set(asked) == {("backward", layout == "contiguous", kind)}
+    residual = activation != "identity"  # nothing of it is needed there
+    bend = {"identity": PLAIN, "relu": FLAT, "leaky_relu": SLOPED}[activation]
+    assert set(asked) == {Variant("backward", layout == "contiguous", bend, residual)}
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -115,4 +116,4 @@ def test_the_general_kernel_is_chosen_for_the_rest(layout, asked):
     numba.backward(dy, call, moments, False, (False, True))  # the residual's gradient alone
     curved = call._replace(activation=Activation("silu", 0.0))
     numba.backward(dy, curved, moments, False, ONLY_X)
-    assert set(asked) == {("backward", layout == "contiguous", GENERAL)}
+    assert set(asked) == {Variant("backward", layout == "contiguous", ANY)}

@@ -1,8 +1,10 @@
 """Which backend takes a call, and what users are told of it."""
 
 import ctypes
+import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import batchnorm
 from batchnorm.kernels import _numba_compile, _numba_kernels, _numba_prepare, native, numba, plain
 from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._call import Call
+from batchnorm.kernels._numba_variant import Variant
 from batchnorm.kernels._pick import ORDER, pick
 from processes import python
 
@@ -142,21 +145,26 @@ def test_warmup_tells_what_it_made_ready(monkeypatch):
     ready = batchnorm.warmup([torch.float32])
     assert ready.reason is None
     assert [row.kernel for row in ready.rows] == [
-        "forward, NCHW",
-        "forward, channels last",
-        "backward, NCHW",
-        "backward, channels last",
+        "forward, NCHW, ReLU",
+        "forward, NCHW, no activation",
+        "backward, NCHW, ReLU",
+        "backward, NCHW, no activation",
+        "forward, channels last, ReLU",
+        "forward, channels last, no activation",
+        "backward, channels last, ReLU",
+        "backward, channels last, no activation",
         "update of running statistics",
         "release of an output's memory",
     ]
     assert all(row.seconds >= 0 for row in ready.rows)
     lines = repr(ready).splitlines()
-    assert len(lines) == 7
-    assert lines[-1].startswith("6 kernels in ")
+    assert len(lines) == 11
+    assert lines[-1].startswith("10 kernels in ")
     made = []
     monkeypatch.setattr(_numba_kernels, "kernel", lambda *given: made.append(given) or FAKE)
-    assert len(batchnorm.warmup([torch.float32, torch.float16], everything=True).rows) == 36
-    assert len(set(made)) == 32
+    rows = batchnorm.warmup([torch.float32, torch.float16], everything=True).rows
+    assert len({row[:2] for row in rows}) == len(rows) == 72
+    assert len(set(made)) == 68
     assert {given[-1] for given in made} == {torch.float32, torch.float16}
 
 
@@ -175,9 +183,37 @@ def test_no_kernel_for_gradients_is_compiled_where_none_are_taken(monkeypatch):
         for mode in (True, False):
             for _ in range(3):
                 layer.train(mode)(x)
-    assert {given[0] for given in made} == {"forward"}
+    assert {given[0].direction for given in made} == {"forward"}
     layer(x).sum().backward()
-    assert {given[0] for given in made} == {"forward", "backward"}
+    assert {given[0].direction for given in made} == {"forward", "backward"}
+
+
+def test_a_kernel_is_compiled_for_the_activation_that_is_there(monkeypatch):
+    made, kernel = [], _numba_prepare.kernel
+    monkeypatch.setattr(
+        _numba_prepare, "kernel", lambda *given: made.append(given) or kernel(*given)
+    )
+    x = torch.randn(3, 5, 17, 11, requires_grad=True)  # a shape of no other test
+    batchnorm.BatchNorm2d(5)(x).sum().backward()
+    assert {(given[0].bend, given[0].residual) for given in made} == {("plain", False)}
+    made.clear()
+    batchnorm.BatchNormAct2d(5)(x, x.detach()).sum().backward()
+    assert {(given[0].bend, given[0].residual) for given in made} == {("flat", True)}
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_log_tells_what_was_compiled(loaded, monkeypatch, caplog):
+    class Made:
+        class owner:
+            cache_hits = int(loaded)
+
+    monkeypatch.setattr(_numba_kernels, "c_function", lambda body: Made)
+    variant = Variant("backward", False, "flat", residual=True)
+    with caplog.at_level(logging.INFO, "batchnorm"):
+        assert _numba_kernels.kernel.__wrapped__(variant, torch.float32) is Made
+    told = [re.sub(r"[0-9.]+ s", "N s", record.message) for record in caplog.records]
+    words = "backward, channels last, ReLU after a residual, torch.float32"
+    assert told == ([] if loaded else [f"compiled a kernel in N s ({words})"])
 
 
 def test_warmup_names_what_it_can_compile():
@@ -194,9 +230,10 @@ print(batchnorm.functional.batch_norm(x, training=True, eps=1e-30, mask=mask))
 WARM = (
     """
 import batchnorm
-from batchnorm.kernels import _numba_kernels as kernels
-kernels.BEND = kernels.GENERAL  # what a warmup without a word begins with
-kernels.VARIANTS = [(way, False, kernels.GENERAL) for way in ("forward", "backward")]
+from batchnorm.kernels import _numba_variant as variants
+variants.USUAL = [
+    variants.Variant(way, False, variants.ANY) for way in ("forward", "backward")
+]
 print(batchnorm.backends().rows[0].words)
 print(*(row.loaded for row in batchnorm.warmup().rows))
 """

@@ -83,8 +83,9 @@ def batch_norm(
             compilation, transforms and modes, where another argument shares x's memory, and where
             statistics are merged over processes; the logger "batchnorm" tells why at level INFO. In
             evaluation with a weight that requires a gradient x is read once more, to judge by its
-            own spread whether that gradient keeps its digits. Where the gradient of x is a small
-            difference of large terms it has the digits of these, as the output was rounded.
+            own spread whether that gradient keeps its digits. Where the gradient of x or of the
+            weight is a small difference of large terms it has the digits of these, as the output
+            was rounded.
         update: whether this call moves the running statistics; None for as `training`. With
             ``training=False`` it normalizes with the running ones as they were, then moves them.
         skipped: an integer tensor that counts the batches which were kept out for being not finite.

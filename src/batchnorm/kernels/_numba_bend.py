@@ -1,65 +1,76 @@
 """Identity, ReLU and leaky ReLU, in vectors: the activations that cost nothing.
 
-`bent` is what `bends` makes: a zero, the slope below it, and which of the three it is; or, where
-loops read the output instead of the input, what `unbends` makes: the same, and the slope's inverse.
+`bent` is what `bends` makes: a zero, the slope below it, that slope's inverse, which of the three
+it is, and whether it is to be undone first; the last two are constants of the loop.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
+from numba import types
+
 from batchnorm.kernels._numba_math import inline_mapping
+from batchnorm.kernels._numba_memory import intrinsic
+from batchnorm.kernels._numba_variant import FLAT, PLAIN, SLOPED
 from batchnorm.kernels._numba_vector import choose, filled
 
-FLAT, SLOPED, PLAIN = range(3)  # below zero: nothing; a slope, which may be 1; the same as above
+_FLAT, _SLOPED, _PLAIN = range(3)
+_BENDS = {FLAT: _FLAT, SLOPED: _SLOPED, PLAIN: _PLAIN}
 
 
-@inline_mapping
-def flat(p: Any) -> Any:
-    """Whether there is no slope below zero."""
-    return p.slope == 0.0
+def _constant(kind: ir.Type, value: int) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(kind, value)
+
+    return generate
 
 
-@inline_mapping
-def plain(p: Any) -> Any:
-    """Whether there is no bend."""
-    return p.slope == 1.0
+@intrinsic
+def _bend(typing: Any, kind: Any) -> Any:
+    return types.intp(kind), _constant(ir.IntType(64), _BENDS[kind.variant.bend])
+
+
+@intrinsic
+def _from_output(typing: Any, kind: Any) -> Any:
+    return types.boolean(kind), _constant(ir.IntType(1), kind.variant.direction == "recover")
+
+
+@intrinsic
+def if_residual(typing: Any, kind: Any, of_residual: Any) -> Any:
+    """What is given in kernels with a residual, None in those without."""
+    given = of_residual if kind.variant.residual else types.none
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.get_dummy_value() if given is types.none else arguments[1]
+
+    return given(kind, of_residual), generate
 
 
 @inline_mapping
 def bends(p: Any, kind: Any, tag: Any) -> Any:
-    """What `bend` takes; `kind` is a constant, so that no loop asks for it."""
-    return filled(0.0, tag), filled(p.slope, tag), kind
-
-
-@inline_mapping
-def any_bend(p: Any, tag: Any) -> Any:
-    """As `bends`, flat or sloped, the identity as a slope of 1."""
-    return bends(p, FLAT if flat(p) else SLOPED, tag)
-
-
-@inline_mapping
-def unbends(p: Any, kind: Any, tag: Any) -> Any:
-    """What `unbend` takes; nothing that is flat has an inverse."""
-    return filled(0.0, tag), filled(p.slope, tag), kind, filled(1 / p.slope, tag)
+    """What the others take, in a kernel of that kind."""
+    slopes = filled(p.slope, tag), filled(1 / p.slope, tag)
+    return filled(0.0, tag), slopes[0], slopes[1], _bend(kind), _from_output(kind)
 
 
 @inline_mapping
 def unbend(y: Any, bent: Any) -> Any:
-    """The argument of `bend` from what that gave."""
-    zero, _, kind, inverse = bent
-    if kind == PLAIN:
+    """The argument of `bend` from what that gave; nothing that is flat has an inverse."""
+    zero, _, inverse, which, _ = bent
+    if which == _PLAIN:
         return y
     return choose(y > zero, y, inverse * y)
 
 
 @inline_mapping
 def bend(z: Any, bent: Any) -> Any:
-    """ReLU, or leaky ReLU, which for a slope of 1 is the identity."""
-    zero, slope, kind = bent
-    if kind == PLAIN:
+    """ReLU, or leaky ReLU."""
+    zero, slope, _, which, _ = bent
+    if which == _PLAIN:
         return z
-    if kind == FLAT:
+    if which == _FLAT:
         return choose(z < zero, zero, z)
     return choose(z > zero, z, slope * z)
 
@@ -67,9 +78,9 @@ def bend(z: Any, bent: Any) -> Any:
 @inline_mapping
 def bend_back(g: Any, z: Any, bent: Any) -> Any:
     """The gradient of `bend`; where that is flat it is zero, whatever comes in."""
-    zero, slope, kind = bent[:3]
-    if kind == PLAIN:
+    zero, slope, _, which, _ = bent
+    if which == _PLAIN:
         return g
-    if kind == FLAT:
+    if which == _FLAT:
         return choose(z > zero, g, zero)
     return choose(z > zero, g, slope * g)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels import _numba_constants as constants
-from batchnorm.kernels._numba_math import mapping
+from batchnorm.kernels._numba_math import mapping, steering
 from batchnorm.kernels._numba_memory import WIDE, load, put
 from batchnorm.kernels._numba_wide_sums import take_anew
 
@@ -46,8 +46,10 @@ def _parted(p: Any, phase: Any, task: Any) -> Any:
     return first, min(p.group, p.channels - first), 0, p.parts
 
 
-@mapping
-def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, write: Any) -> None:
+@steering
+def forward(
+    p: Any, phase: Any, task: Any, work: Any, kind: Any, tag: Any, measure: Any, write: Any
+) -> None:
     """One task of statistics and normalization, by the functions given for a part."""
     first, n, part, end = _parted(p, phase, task)
     w = work[1].ctypes.data
@@ -67,11 +69,13 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
     if p.out and (phase == 0 or phase == 3):
         constants.line(p, first, n, w)
         for k in range(end - 1, part - 1, -1):
-            write(p, first, n, k, w, work, tag)
+            write(p, first, n, k, w, work, kind, tag)
 
 
-@mapping
-def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, spread: Any) -> None:
+@steering
+def backward(
+    p: Any, phase: Any, task: Any, work: Any, kind: Any, tag: Any, reduce: Any, spread: Any
+) -> None:
     """One task of a channel's sums and of the gradients, by the functions given for a part."""
     first, n, part, end = _parted(p, phase, task)
     w = work[1].ctypes.data
@@ -82,7 +86,7 @@ def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, sp
             _add_up(p, first, n, w)
         else:
             for k in range(part, end):
-                reduce(p, first, n, k, w, work, tag)
+                reduce(p, first, n, k, w, work, kind, tag)
         if phase == 1:
             _keep(w, p.scratch + 24 * task)
         else:
@@ -90,7 +94,7 @@ def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, sp
     if (p.out or p.out_residual) and (phase == 0 or phase == 3):
         constants.pulls(p, first, n, w, tag)
         for k in range(end - 1, part - 1, -1):
-            spread(p, first, n, k, w, work, tag)
+            spread(p, first, n, k, w, work, kind, tag)
 
 
 @mapping

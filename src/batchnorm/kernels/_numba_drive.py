@@ -9,18 +9,20 @@ from numba import carray
 
 from batchnorm.kernels._numba_call import FIELDS
 from batchnorm.kernels._numba_machine import count_up, room
-from batchnorm.kernels._numba_math import mapping
+from batchnorm.kernels._numba_math import steering
 from batchnorm.kernels._numba_memory import TILE, TILES
 from batchnorm.kernels._numba_share import clear, counter, meet, number, share
 
 WRITING = 3  # the phase
 
 
-@mapping
-def drive(pointer: Any, tag: Any, real: Any, tasks: Any, run: Any, sum_up: Any, write: Any) -> None:
+@steering
+def drive(
+    pointer: Any, kind: Any, tag: Any, real: Any, tasks: Any, run: Any, sum_up: Any, write: Any
+) -> None:
     """Run the tasks of the phases that the record names, among as many threads as come.
 
-    The phase that writes begins with what was read last.
+    The phase that writes begins with what was read last. `real` is the type of a buffer.
     """
     p = carray(pointer, 1, FIELDS)[0]
     work = carray(room(), TILE, real), carray(room(), (TILES, TILE), np.float64)
@@ -34,7 +36,7 @@ def drive(pointer: Any, tag: Any, real: Any, tasks: Any, run: Any, sum_up: Any, 
             taken = count_up(counter(p, phase, owner), 1)
             while taken < most:
                 task = low + (most - 1 - taken if phase == WRITING else taken)
-                run(p, phase, task, work, tag, sum_up, write)
+                run(p, phase, task, work, kind, tag, sum_up, write)
                 done += 1
                 taken = count_up(counter(p, phase, owner), 1)
         if p.threads > 1 and phase + 1 < p.phase_end:

@@ -1,7 +1,9 @@
-"""The kernels, sixteen for each element type: which loops sum, and which write."""
+"""The kernels, by layout, direction and activation: which loops sum, and which write."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -11,51 +13,36 @@ import torch
 
 from batchnorm.kernels import _numba_channels as channels
 from batchnorm.kernels import _numba_planar as planar
-from batchnorm.kernels import _numba_recover as recover
-from batchnorm.kernels import _numba_recover_general as recover_general
-from batchnorm.kernels import _numba_residual as residual
+from batchnorm.kernels import _numba_recover_general as recover
 from batchnorm.kernels import _numba_row_blocks as blocks
 from batchnorm.kernels import _numba_rows as rows
 from batchnorm.kernels._numba_compile import Kernel, c_function, stamp
 from batchnorm.kernels._numba_drive import drive
 from batchnorm.kernels._numba_memory import TAGS
+from batchnorm.kernels._numba_variant import ANY, Variant
 
-# Identity, ReLU and leaky ReLU; the same after a residual; any activation, and masks.
-BEND, RESIDUAL, GENERAL = "bend", "residual", "general"
-_Builder = Callable[[tuple[Any, str], Any], Callable[[Any], None]]
+_log = logging.getLogger("batchnorm")
+_Closed = tuple[Any, str]
+_Builder = Callable[[_Closed, Variant, Any], Callable[[Any], None]]
 
-# What these close over is part of the key in Numba's cache: the element type, the type in which
-# activations are computed, and our sources. The functions that they call must not be: one that is
-# compiled has another key in each process, so each kernel names its own.
+# What these close over is part of the key in Numba's cache: the element type, our sources, the
+# variant, and the type in which activations are computed. The functions that they call must not
+# be: one that is compiled has another key in each process, so each kernel names its own.
 
 
-def _planar_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+def _planar_forward(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
     def planar_forward(p: Any) -> None:
-        drive(p, variant[0], real, channels.tasks, channels.forward, planar.measure, planar.write)
+        drive(p, kind, of[0], real, channels.tasks, channels.forward, planar.measure, planar.write)
 
     return planar_forward
 
 
-def _planar_forward_residual(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def planar_forward_residual(p: Any) -> None:
+def _planar_forward_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
+    def planar_forward_any(p: Any) -> None:
         drive(
             p,
-            variant[0],
-            real,
-            channels.tasks,
-            channels.forward,
-            planar.measure,
-            residual.planar_write,
-        )
-
-    return planar_forward_residual
-
-
-def _planar_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def planar_forward_general(p: Any) -> None:
-        drive(
-            p,
-            variant[0],
+            kind,
+            of[0],
             real,
             channels.tasks,
             channels.forward,
@@ -63,36 +50,22 @@ def _planar_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[An
             planar.write_general,
         )
 
-    return planar_forward_general
+    return planar_forward_any
 
 
-def _planar_backward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+def _planar_backward(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
     def planar_backward(p: Any) -> None:
-        drive(p, variant[0], real, channels.tasks, channels.backward, planar.reduce, planar.spread)
+        drive(p, kind, of[0], real, channels.tasks, channels.backward, planar.reduce, planar.spread)
 
     return planar_backward
 
 
-def _planar_backward_residual(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def planar_backward_residual(p: Any) -> None:
+def _planar_backward_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
+    def planar_backward_any(p: Any) -> None:
         drive(
             p,
-            variant[0],
-            real,
-            channels.tasks,
-            channels.backward,
-            residual.planar_reduce,
-            residual.planar_spread,
-        )
-
-    return planar_backward_residual
-
-
-def _planar_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def planar_backward_general(p: Any) -> None:
-        drive(
-            p,
-            variant[0],
+            kind,
+            of[0],
             real,
             channels.tasks,
             channels.backward,
@@ -100,14 +73,15 @@ def _planar_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[A
             planar.spread_general,
         )
 
-    return planar_backward_general
+    return planar_backward_any
 
 
-def _planar_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def planar_recover(p: Any) -> None:
+def _planar_recover_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
+    def planar_recover_any(p: Any) -> None:
         drive(
             p,
-            variant[0],
+            kind,
+            of[0],
             real,
             channels.tasks,
             channels.backward,
@@ -115,43 +89,22 @@ def _planar_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None
             recover.planar_spread,
         )
 
-    return planar_recover
+    return planar_recover_any
 
 
-def _planar_recover_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def planar_recover_general(p: Any) -> None:
-        drive(
-            p,
-            variant[0],
-            real,
-            channels.tasks,
-            channels.backward,
-            recover_general.planar_reduce,
-            recover_general.planar_spread,
-        )
-
-    return planar_recover_general
-
-
-def _rows_forward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+def _rows_forward(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
     def rows_forward(p: Any) -> None:
-        drive(p, variant[0], real, blocks.tasks, rows.forward, rows.measure, rows.write)
+        drive(p, kind, of[0], real, blocks.tasks, rows.forward, rows.measure, rows.write)
 
     return rows_forward
 
 
-def _rows_forward_residual(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def rows_forward_residual(p: Any) -> None:
-        drive(p, variant[0], real, blocks.tasks, rows.forward, rows.measure, residual.rows_write)
-
-    return rows_forward_residual
-
-
-def _rows_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def rows_forward_general(p: Any) -> None:
+def _rows_forward_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
+    def rows_forward_any(p: Any) -> None:
         drive(
             p,
-            variant[0],
+            kind,
+            of[0],
             real,
             blocks.tasks,
             rows.forward,
@@ -159,36 +112,22 @@ def _rows_forward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any]
             rows.write_general,
         )
 
-    return rows_forward_general
+    return rows_forward_any
 
 
-def _rows_backward(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
+def _rows_backward(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
     def rows_backward(p: Any) -> None:
-        drive(p, variant[0], real, blocks.tasks, rows.backward, rows.reduce, rows.spread)
+        drive(p, kind, of[0], real, blocks.tasks, rows.backward, rows.reduce, rows.spread)
 
     return rows_backward
 
 
-def _rows_backward_residual(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def rows_backward_residual(p: Any) -> None:
+def _rows_backward_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
+    def rows_backward_any(p: Any) -> None:
         drive(
             p,
-            variant[0],
-            real,
-            blocks.tasks,
-            rows.backward,
-            residual.rows_reduce,
-            residual.rows_spread,
-        )
-
-    return rows_backward_residual
-
-
-def _rows_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def rows_backward_general(p: Any) -> None:
-        drive(
-            p,
-            variant[0],
+            kind,
+            of[0],
             real,
             blocks.tasks,
             rows.backward,
@@ -196,14 +135,15 @@ def _rows_backward_general(variant: tuple[Any, str], real: Any) -> Callable[[Any
             rows.spread_general,
         )
 
-    return rows_backward_general
+    return rows_backward_any
 
 
-def _rows_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def rows_recover(p: Any) -> None:
+def _rows_recover_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
+    def rows_recover_any(p: Any) -> None:
         drive(
             p,
-            variant[0],
+            kind,
+            of[0],
             real,
             blocks.tasks,
             rows.backward,
@@ -211,48 +151,40 @@ def _rows_recover(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
             recover.rows_spread,
         )
 
-    return rows_recover
+    return rows_recover_any
 
 
-def _rows_recover_general(variant: tuple[Any, str], real: Any) -> Callable[[Any], None]:
-    def rows_recover_general(p: Any) -> None:
-        drive(
-            p,
-            variant[0],
-            real,
-            blocks.tasks,
-            rows.backward,
-            recover_general.rows_reduce,
-            recover_general.rows_spread,
-        )
-
-    return rows_recover_general
-
-
-_BUILDERS: dict[tuple[str, bool, str], _Builder] = {
-    ("forward", True, BEND): _planar_forward,
-    ("forward", True, RESIDUAL): _planar_forward_residual,
-    ("forward", True, GENERAL): _planar_forward_general,
-    ("forward", False, BEND): _rows_forward,
-    ("forward", False, RESIDUAL): _rows_forward_residual,
-    ("forward", False, GENERAL): _rows_forward_general,
-    ("backward", True, BEND): _planar_backward,
-    ("backward", True, RESIDUAL): _planar_backward_residual,
-    ("backward", True, GENERAL): _planar_backward_general,
-    ("backward", False, BEND): _rows_backward,
-    ("backward", False, RESIDUAL): _rows_backward_residual,
-    ("backward", False, GENERAL): _rows_backward_general,
-    ("recover", True, BEND): _planar_recover,
-    ("recover", True, GENERAL): _planar_recover_general,
-    ("recover", False, BEND): _rows_recover,
-    ("recover", False, GENERAL): _rows_recover_general,
+# From an output that was written in place loops are those that read the input.
+_BENDS: dict[tuple[str, bool], _Builder] = {
+    ("forward", True): _planar_forward,
+    ("forward", False): _rows_forward,
+    ("backward", True): _planar_backward,
+    ("backward", False): _rows_backward,
+    ("recover", True): _planar_backward,
+    ("recover", False): _rows_backward,
 }
-VARIANTS = tuple(_BUILDERS)
+_ANY: dict[tuple[str, bool], _Builder] = {
+    ("forward", True): _planar_forward_any,
+    ("forward", False): _rows_forward_any,
+    ("backward", True): _planar_backward_any,
+    ("backward", False): _rows_backward_any,
+    ("recover", True): _planar_recover_any,
+    ("recover", False): _rows_recover_any,
+}
+
+
+def builder(variant: Variant) -> _Builder:
+    """What makes the kernel of a variant."""
+    return (_ANY if variant.bend == ANY else _BENDS)[variant.direction, variant.planar]
 
 
 @cache
-def kernel(direction: str, planar: bool, kind: str, dtype: torch.dtype) -> Kernel:
-    """The kernel for a layout, of the kind `BEND`, `RESIDUAL` or `GENERAL`."""
+def kernel(variant: Variant, dtype: torch.dtype) -> Kernel:
+    """The kernel of a variant for an element type."""
     real = np.float64 if dtype is torch.float64 else np.float32
-    body = _BUILDERS[direction, planar, kind]((TAGS[dtype], stamp()), real)
-    return c_function(body)
+    start = time.perf_counter()
+    made = c_function(builder(variant)((TAGS[dtype], stamp()), variant, real))
+    if made.owner.cache_hits == 0:
+        seconds = time.perf_counter() - start
+        _log.info("compiled a kernel in %.1f s (%s, %s)", seconds, variant, dtype)
+    return made

@@ -1,8 +1,8 @@
 """What every loop does with a vector of elements: centre, line up, bend, and back.
 
 `words` is ``(mean, low, scale, bias)`` in vectors, with the mean in two words where elements are
-computed in float32; `r` is the address of the residual, or None. Where `bent` is what `unbends`
-makes, x is the output that was written over the input, and the bias stands where the mean does.
+computed in float32; `r` is the address of the residual, or None. From the output, which was written
+over the input and is x then, the bias stands where the mean does.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def gradient(
     x: Any, j: Any, r: Any, i: Any, dy: Any, k: Any, words: Any, bent: Any, mask: Any, tag: Any
 ) -> Any:
     """``g = f'(z) dy``, and d; dy from k on. From the output, ``d = z - bias``."""
-    if len(bent) == 4:
+    if bent[4]:
         z = unbend(read(x, j, mask, tag), bent)
         d = centre(z, words[0], words[1])
     else:

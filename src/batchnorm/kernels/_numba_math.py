@@ -22,6 +22,9 @@ summing: Any = numba.njit(fastmath={"reassoc", "contract"}, **_INSIDE)
 mapping: Any = numba.njit(fastmath={"contract"}, **_INSIDE)
 # The same as part of whatever calls them: no vector goes through a call.
 inline_mapping: Any = numba.njit(fastmath={"contract"}, forceinline=True, **_INSIDE)
+# Put into its caller before there are types, for what has no arithmetic: of each function that is
+# compiled by itself, LLVM optimizes anew all that it calls.
+steering: Any = numba.njit(inline="always", **_INSIDE)
 
 _KIND = {kind: code for code, kind in enumerate(KINDS)}
 IDENTITY, RELU, RELU6, LEAKY = (_KIND[k] for k in ("identity", "relu", "relu6", "leaky_relu"))

@@ -15,7 +15,7 @@ from batchnorm.kernels import _numba_segment_normal as normal
 from batchnorm.kernels import _numba_segment_sums as sums
 from batchnorm.kernels import _numba_segments as segments
 from batchnorm.kernels._numba_machine import fence
-from batchnorm.kernels._numba_math import mapping
+from batchnorm.kernels._numba_math import mapping, steering
 from batchnorm.kernels._numba_memory import TILE, at
 
 WHOLE = 4096  # bytes: of so many, those of broken lines do not count
@@ -52,26 +52,22 @@ def _streams(p: Any, n: Any, tag: Any) -> Any:
     return p.streams != 0 and (size % 64 == 0 or size >= WHOLE)
 
 
-@mapping
-def write_by(p: Any, c: Any, channels: Any, part: Any, w: Any, tag: Any, each: Any) -> None:
-    """Normalize a part, by the function given for segments."""
+@steering
+def write(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, kind: Any, tag: Any) -> None:
+    """Normalize a part, with an activation that is a bend."""
     o, i, count, n = segments.bounds(p, part)
     x, r, _ = segments.inputs(p, o, c, i, tag)
     y, _ = segments.outputs(p, o, c, i, tag)
     streams = _streams(p, n, tag)
-    each(p, x, r, y, channels, count, n, w, streams, tag)
+    normal.normalize(p, x, r, y, channels, count, n, w, streams, kind, tag)
     if streams:
         fence()
 
 
 @mapping
-def write(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
-    """Normalize a part, with an activation that is a bend."""
-    write_by(p, c, channels, part, w, tag, normal.normalize)
-
-
-@mapping
-def write_general(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
+def write_general(
+    p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, kind: Any, tag: Any
+) -> None:
     """Normalize a part, with any activation and mask."""
     o, i, count, n = segments.bounds(p, part)
     for k in range(count):
@@ -84,22 +80,21 @@ def write_general(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, t
                 general.complete(work[0], m, r, weights, y, p.activation, p.slope, tag)
 
 
-@mapping
-def reduce_by(p: Any, c: Any, channels: Any, part: Any, w: Any, tag: Any, each: Any) -> None:
-    """Add a part's sums of g and ``g (x - mean)``, by the function given for segments."""
+@steering
+def reduce(
+    p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, kind: Any, tag: Any
+) -> None:
+    """Add a part's sums of g and ``g (x - mean)``, with an activation that is a bend."""
     o, i, count, n = segments.bounds(p, part)
     x, r, dy = segments.inputs(p, o, c, i, tag)
-    each(p, x, r, dy, channels, count, n, w, ahead.far(p, ahead.FAR, tag), tag)
+    far = ahead.far(p, ahead.FAR, tag)
+    sums.reduce(p, x, r, dy, channels, count, n, w, far, kind, tag)
 
 
 @mapping
-def reduce(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
-    """Add a part's sums, with an activation that is a bend."""
-    reduce_by(p, c, channels, part, w, tag, sums.reduce)
-
-
-@mapping
-def reduce_general(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
+def reduce_general(
+    p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, kind: Any, tag: Any
+) -> None:
     """As `reduce`, with any activation and mask."""
     o, i, count, n = segments.bounds(p, part)
     for b in range(channels):
@@ -115,26 +110,24 @@ def reduce_general(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, 
         constants.add_to(w, b, 0.0, s, q)
 
 
-@mapping
-def spread_by(p: Any, c: Any, channels: Any, part: Any, w: Any, tag: Any, each: Any) -> None:
-    """A part's gradient of x, and of the residual if there is one, by the function given."""
+@steering
+def spread(
+    p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, kind: Any, tag: Any
+) -> None:
+    """A part's gradients of x and of a residual, with an activation that is a bend."""
     o, i, count, n = segments.bounds(p, part)
     x, r, dy = segments.inputs(p, o, c, i, tag)
     dx, dr = segments.outputs(p, o, c, i, tag)
     streams = _streams(p, n, tag)
-    each(p, x, r, dy, dx, dr, channels, count, n, w, streams, tag)
+    gradients.spread(p, x, r, dy, dx, dr, channels, count, n, w, streams, kind, tag)
     if streams:
         fence()
 
 
 @mapping
-def spread(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
-    """A part's gradients, with an activation that is a bend."""
-    spread_by(p, c, channels, part, w, tag, gradients.spread)
-
-
-@mapping
-def spread_general(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
+def spread_general(
+    p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, kind: Any, tag: Any
+) -> None:
     """As `spread`, with any activation and mask, and only those gradients that are wanted."""
     o, i, count, n = segments.bounds(p, part)
     for k in range(count):

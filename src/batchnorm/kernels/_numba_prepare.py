@@ -13,9 +13,10 @@ from batchnorm.kernels._activation import Activation
 from batchnorm.kernels._layout import Ints, Plan, plan
 from batchnorm.kernels._numba_call import CURSOR, PACK_CONSTANT, PACK_VARYING, PARAMETER_TYPES
 from batchnorm.kernels._numba_compile import Kernel
-from batchnorm.kernels._numba_kernels import BEND, GENERAL, RESIDUAL, kernel
+from batchnorm.kernels._numba_kernels import kernel
 from batchnorm.kernels._numba_memory import TILE
 from batchnorm.kernels._numba_row_columns import STRIDE, VECTORS
+from batchnorm.kernels._numba_variant import ANY, Variant, bend_of
 
 Parameter = tuple[torch.dtype, Ints] | None
 Flags = tuple[bool, bool, bool, bool, bool]
@@ -146,7 +147,7 @@ def prepare(
     if direction == "backward" and (out or out_residual):
         # the quick kernel writes the gradient of x, and the residual's only beside it
         bend = bend and out and (residual is not None or not out_residual)
-    like = planned.layout
+    like, slope = planned.layout, _SLOPES.get(kind, parameter)
     constants = (
         *(step or 0 for step in planned.outer_steps),
         *planned.channel_steps,
@@ -155,11 +156,11 @@ def prepare(
         *_parameter(weight),
         *_parameter(bias),
         *(measure, fixed, Activation(kind).code, direction == "recover"),
-        _SLOPES.get(kind, parameter),
+        slope,
         eps,
     )
-    quick = BEND if residual is None else RESIDUAL
-    code = kernel(direction, planned.planar, quick if bend else GENERAL, dtype)
+    quick = Variant(direction, planned.planar, bend_of(slope), residual is not None)
+    code = kernel(quick if bend else Variant(direction, planned.planar, ANY), dtype)
     return Prepared(planned, code, constants, count)
 
 

@@ -40,7 +40,9 @@ def _in_words(bias: Any, alpha: Any, tag: Any) -> Any:
 
 
 @mapping
-def planar_reduce(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
+def planar_reduce(
+    p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, kind: Any, tag: Any
+) -> None:
     """Add a part's sums of g and ``g (z - bias)``; the bias stands where the mean does."""
     o, i, count, n = bounds(p, part)
     far, hop = ahead.far(p, ahead.FAR, tag), ahead.hop(p, count, n)
@@ -74,7 +76,9 @@ def _write(y: Any, dy: Any, dx: Any, n: Any, words: Any, alphas: Any, pull: Any,
 
 
 @mapping
-def planar_spread(p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, tag: Any) -> None:
+def planar_spread(
+    p: Any, c: Any, channels: Any, part: Any, w: Any, work: Any, kind: Any, tag: Any
+) -> None:
     """A part's gradient of x."""
     o, i, count, n = bounds(p, part)
     for k in range(count):
@@ -116,7 +120,7 @@ def _write_row(y: Any, dy: Any, dx: Any, n: Any, v: Any, alphas: Any, tag: Any) 
 
 
 @mapping
-def rows_reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
+def rows_reduce(p: Any, part: Any, work: Any, kind: Any, tag: Any) -> None:
     """A block's sums of g and ``g (z - bias)``; the bias stands where the mean does."""
     first, stop = blocks.block(p, part)
     _, alphas = _in_words(0.0, p.slope, tag)
@@ -138,7 +142,7 @@ def rows_reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
 
 
 @mapping
-def rows_spread(p: Any, part: Any, work: Any, tag: Any) -> None:
+def rows_spread(p: Any, part: Any, work: Any, kind: Any, tag: Any) -> None:
     """A block's gradient of x."""
     first, stop = blocks.block(p, part)
     _, alphas = _in_words(0.0, p.slope, tag)

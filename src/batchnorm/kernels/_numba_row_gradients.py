@@ -5,16 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels import _numba_vector as vectors
-from batchnorm.kernels._numba_bend import (
-    FLAT,
-    PLAIN,
-    SLOPED,
-    any_bend,
-    bends,
-    flat,
-    plain,
-    unbends,
-)
+from batchnorm.kernels._numba_bend import bends, if_residual
 from batchnorm.kernels._numba_line import pulled
 from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
@@ -94,67 +85,22 @@ def _spread(
 @mapping
 def spread(
     p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, groups: Any, v: Any, far: Any,
-    streams: Any, tag: Any,
+    streams: Any, kind: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """``dx = scale g - (a + b xhat)`` in groups of four rows; no residual."""
+    """``dx = scale g - (a + b xhat)`` in groups of four rows.
+
+    The gradient of a residual is g, written unless its address is 0.
+    """
     lay_stack()
-    m = groups
-    if flat(p):
-        _spread(x, None, dy, dx, None, n, m, v, bends(p, FLAT, tag), far, streams, FOUR, tag)
-    elif plain(p):
-        _spread(x, None, dy, dx, None, n, m, v, bends(p, PLAIN, tag), far, streams, FOUR, tag)
-    else:
-        _spread(x, None, dy, dx, None, n, m, v, bends(p, SLOPED, tag), far, streams, FOUR, tag)
+    added, of_added = if_residual(kind, r), if_residual(kind, dr)
+    _spread(x, added, dy, dx, of_added, n, groups, v, bends(p, kind, tag), far, streams, FOUR, tag)
 
 
 @mapping
-def spread_one(p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, tag: Any) -> None:
+def spread_one(
+    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, kind: Any, tag: Any
+) -> None:
     """As `spread`, in one row."""
     lay_stack()
-    _spread(x, None, dy, dx, None, n, 1, v, any_bend(p, tag), False, False, ONE, tag)
-
-
-@mapping
-def spread_residual(
-    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, groups: Any, v: Any, far: Any,
-    streams: Any, tag: Any,
-) -> None:  # fmt: skip
-    """As `spread`, with a residual, of which the gradient is g: written unless its address is 0."""
-    lay_stack()
-    m = groups
-    if flat(p):
-        _spread(x, r, dy, dx, dr, n, m, v, bends(p, FLAT, tag), far, streams, FOUR, tag)
-    else:
-        _spread(x, r, dy, dx, dr, n, m, v, bends(p, SLOPED, tag), far, streams, FOUR, tag)
-
-
-@mapping
-def spread_one_residual(
-    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, tag: Any
-) -> None:
-    """As `spread_residual`, in one row."""
-    lay_stack()
-    _spread(x, r, dy, dx, dr, n, 1, v, any_bend(p, tag), False, False, ONE, tag)
-
-
-@mapping
-def spread_from_output(
-    p: Any, y: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, groups: Any, v: Any,
-    far: Any, streams: Any, tag: Any,
-) -> None:  # fmt: skip
-    """As `spread`, from the output; no residual."""
-    lay_stack()
-    m = groups
-    if plain(p):
-        _spread(y, None, dy, dx, None, n, m, v, unbends(p, PLAIN, tag), far, streams, FOUR, tag)
-    else:
-        _spread(y, None, dy, dx, None, n, m, v, unbends(p, SLOPED, tag), far, streams, FOUR, tag)
-
-
-@mapping
-def spread_one_from_output(
-    p: Any, y: Any, r: Any, dy: Any, dx: Any, dr: Any, n: Any, v: Any, tag: Any
-) -> None:
-    """As `spread_from_output`, in one row."""
-    lay_stack()
-    _spread(y, None, dy, dx, None, n, 1, v, unbends(p, SLOPED, tag), False, False, ONE, tag)
+    added, of_added = if_residual(kind, r), if_residual(kind, dr)
+    _spread(x, added, dy, dx, of_added, n, 1, v, bends(p, kind, tag), False, False, ONE, tag)

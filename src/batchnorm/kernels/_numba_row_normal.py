@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.kernels import _numba_vector as vectors
-from batchnorm.kernels._numba_bend import FLAT, PLAIN, SLOPED, any_bend, bends, flat, plain
+from batchnorm.kernels._numba_bend import bends, if_residual
 from batchnorm.kernels._numba_line import normal
 from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
@@ -68,42 +68,17 @@ def _normalize(
 @mapping
 def normalize(
     p: Any, x: Any, r: Any, y: Any, n: Any, groups: Any, v: Any, far: Any, owns: Any,
-    streams: Any, tag: Any,
-) -> None:  # fmt: skip
-    """``y = f((x - mean) scale + bias)`` in groups of four rows; no residual."""
-    lay_stack()
-    m = groups
-    if flat(p):
-        _normalize(x, None, y, n, m, v, bends(p, FLAT, tag), far, owns, streams, FOUR, tag)
-    elif plain(p):
-        _normalize(x, None, y, n, m, v, bends(p, PLAIN, tag), far, owns, streams, FOUR, tag)
-    else:
-        _normalize(x, None, y, n, m, v, bends(p, SLOPED, tag), far, owns, streams, FOUR, tag)
-
-
-@mapping
-def normalize_one(p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, tag: Any) -> None:
-    """As `normalize`, in one row."""
-    lay_stack()
-    _normalize(x, None, y, n, 1, v, any_bend(p, tag), False, False, False, ONE, tag)
-
-
-@mapping
-def normalize_residual(
-    p: Any, x: Any, r: Any, y: Any, n: Any, groups: Any, v: Any, far: Any, owns: Any,
-    streams: Any, tag: Any,
+    streams: Any, kind: Any, tag: Any,
 ) -> None:  # fmt: skip
     """``y = f((x - mean) scale + bias + r)`` in groups of four rows."""
     lay_stack()
-    m = groups
-    if flat(p):
-        _normalize(x, r, y, n, m, v, bends(p, FLAT, tag), far, owns, streams, FOUR, tag)
-    else:
-        _normalize(x, r, y, n, m, v, bends(p, SLOPED, tag), far, owns, streams, FOUR, tag)
+    added = if_residual(kind, r)
+    _normalize(x, added, y, n, groups, v, bends(p, kind, tag), far, owns, streams, FOUR, tag)
 
 
 @mapping
-def normalize_one_residual(p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, tag: Any) -> None:
-    """As `normalize_residual`, in one row."""
+def normalize_one(p: Any, x: Any, r: Any, y: Any, n: Any, v: Any, kind: Any, tag: Any) -> None:
+    """As `normalize`, in one row."""
     lay_stack()
-    _normalize(x, r, y, n, 1, v, any_bend(p, tag), False, False, False, ONE, tag)
+    added = if_residual(kind, r)
+    _normalize(x, added, y, n, 1, v, bends(p, kind, tag), False, False, False, ONE, tag)

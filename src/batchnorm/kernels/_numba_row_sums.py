@@ -6,16 +6,7 @@ from typing import Any
 
 from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
-from batchnorm.kernels._numba_bend import (
-    FLAT,
-    PLAIN,
-    SLOPED,
-    any_bend,
-    bends,
-    flat,
-    plain,
-    unbends,
-)
+from batchnorm.kernels._numba_bend import bends, if_residual
 from batchnorm.kernels._numba_line import gradient
 from batchnorm.kernels._numba_machine import lay_stack
 from batchnorm.kernels._numba_math import inline_mapping, mapping
@@ -61,7 +52,7 @@ def _measure(
 @mapping
 def measure(
     p: Any, x: Any, r: Any, dy: Any, n: Any, groups: Any, v: Any, s: Any, q: Any, far: Any,
-    tag: Any,
+    kind: Any, tag: Any,
 ) -> None:  # fmt: skip
     """Add ``x - shift`` and its square, of groups of four rows; the shift stands for the mean."""
     lay_stack()
@@ -69,7 +60,9 @@ def measure(
 
 
 @mapping
-def measure_one(p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, s: Any, q: Any, tag: Any) -> None:
+def measure_one(
+    p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, s: Any, q: Any, kind: Any, tag: Any
+) -> None:
     """As `measure`, of one row."""
     lay_stack()
     _measure(x, n, 1, v, s, q, False, ONE, tag)
@@ -114,64 +107,17 @@ def _reduce(
 @mapping
 def reduce(
     p: Any, x: Any, r: Any, dy: Any, n: Any, groups: Any, v: Any, s: Any, q: Any, far: Any,
-    tag: Any,
+    kind: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """Add g and ``g (x - mean)`` of groups of four rows; no residual."""
+    """Add g and ``g (x - mean)`` of groups of four rows."""
     lay_stack()
-    if flat(p):
-        _reduce(x, None, dy, n, groups, v, bends(p, FLAT, tag), s, q, far, FOUR, tag)
-    elif plain(p):
-        _reduce(x, None, dy, n, groups, v, bends(p, PLAIN, tag), s, q, far, FOUR, tag)
-    else:
-        _reduce(x, None, dy, n, groups, v, bends(p, SLOPED, tag), s, q, far, FOUR, tag)
+    _reduce(x, if_residual(kind, r), dy, n, groups, v, bends(p, kind, tag), s, q, far, FOUR, tag)
 
 
 @mapping
-def reduce_one(p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, s: Any, q: Any, tag: Any) -> None:
+def reduce_one(
+    p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, s: Any, q: Any, kind: Any, tag: Any
+) -> None:
     """As `reduce`, of one row."""
     lay_stack()
-    _reduce(x, None, dy, n, 1, v, any_bend(p, tag), s, q, False, ONE, tag)
-
-
-@mapping
-def reduce_residual(
-    p: Any, x: Any, r: Any, dy: Any, n: Any, groups: Any, v: Any, s: Any, q: Any, far: Any,
-    tag: Any,
-) -> None:  # fmt: skip
-    """As `reduce`, with a residual."""
-    lay_stack()
-    if flat(p):
-        _reduce(x, r, dy, n, groups, v, bends(p, FLAT, tag), s, q, far, FOUR, tag)
-    else:
-        _reduce(x, r, dy, n, groups, v, bends(p, SLOPED, tag), s, q, far, FOUR, tag)
-
-
-@mapping
-def reduce_one_residual(
-    p: Any, x: Any, r: Any, dy: Any, n: Any, v: Any, s: Any, q: Any, tag: Any
-) -> None:
-    """As `reduce_residual`, of one row."""
-    lay_stack()
-    _reduce(x, r, dy, n, 1, v, any_bend(p, tag), s, q, False, ONE, tag)
-
-
-@mapping
-def reduce_from_output(
-    p: Any, y: Any, r: Any, dy: Any, n: Any, groups: Any, v: Any, s: Any, q: Any,
-    far: Any, tag: Any,
-) -> None:  # fmt: skip
-    """Add g and ``g (z - bias)`` of groups of four rows, from the output; no residual."""
-    lay_stack()
-    if plain(p):
-        _reduce(y, None, dy, n, groups, v, unbends(p, PLAIN, tag), s, q, far, FOUR, tag)
-    else:
-        _reduce(y, None, dy, n, groups, v, unbends(p, SLOPED, tag), s, q, far, FOUR, tag)
-
-
-@mapping
-def reduce_one_from_output(
-    p: Any, y: Any, r: Any, dy: Any, n: Any, v: Any, s: Any, q: Any, tag: Any
-) -> None:
-    """As `reduce_from_output`, of one row."""
-    lay_stack()
-    _reduce(y, None, dy, n, 1, v, unbends(p, SLOPED, tag), s, q, False, ONE, tag)
+    _reduce(x, if_residual(kind, r), dy, n, 1, v, bends(p, kind, tag), s, q, False, ONE, tag)

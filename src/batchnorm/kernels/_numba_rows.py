@@ -21,13 +21,13 @@ from batchnorm.kernels import _numba_row_gradients as gradients
 from batchnorm.kernels import _numba_row_normal as normal
 from batchnorm.kernels import _numba_row_sums as sums
 from batchnorm.kernels._numba_machine import fence
-from batchnorm.kernels._numba_math import mapping
+from batchnorm.kernels._numba_math import mapping, steering
 from batchnorm.kernels._numba_memory import TILE, at
 from batchnorm.kernels._numba_scalar import narrow
 
 
-@mapping
-def sum_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> None:
+@steering
+def _sum(p: Any, part: Any, work: Any, kind: Any, tag: Any, four: Any, one: Any) -> None:
     """A block's two sums, by the functions given for four rows and one."""
     first, stop = blocks.block(p, part)
     blocks.begin(p, part, work)
@@ -41,20 +41,20 @@ def sum_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> None:
             row = first + 4 * k
             x, r, dy = blocks.inputs(p, row, start, tag)
             n = blocks.length(p, row, start)
-            four(p, x, r, dy, n, min(few, fours - k), v, s, q, far, tag)
+            four(p, x, r, dy, n, min(few, fours - k), v, s, q, far, kind, tag)
             if narrow(tag):
                 blocks.flush(p, start, work, tag)
         for row in range(first + 4 * fours, stop):
             x, r, dy = blocks.inputs(p, row, start, tag)
             n = blocks.length(p, row, start)
-            one(p, x, r, dy, n, v, s, q, tag)
+            one(p, x, r, dy, n, v, s, q, kind, tag)
         blocks.finish(p, part, start, work, tag)
 
 
 @mapping
 def measure(p: Any, part: Any, work: Any, tag: Any) -> None:
     """A block's sums of ``x - shift`` and of its square."""
-    sum_by(p, part, work, tag, sums.measure, sums.measure_one)
+    _sum(p, part, work, None, tag, sums.measure, sums.measure_one)
 
 
 @mapping
@@ -84,9 +84,9 @@ def _streams(p: Any, tag: Any) -> Any:
     return p.streams != 0 and (p.out | p.out_residual | (at(64, p.columns, tag) - 64)) % 64 == 0
 
 
-@mapping
-def write_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> None:
-    """Normalize a block, by the functions given for four rows and one."""
+@steering
+def write(p: Any, part: Any, work: Any, kind: Any, tag: Any) -> None:
+    """Normalize a block, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
     unread = p.measure == 0 or p.residual != 0  # which no sums need
     far = ahead.far(p, ahead.FAR_ROWS if unread else ahead.FAR_AGAIN, tag)
@@ -98,23 +98,17 @@ def write_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> Non
         for row in range(stop - 1, first + 4 * fours - 1, -1):
             x, r, _ = blocks.inputs(p, row, start, tag)
             y, _ = blocks.outputs(p, row, start, tag)
-            one(p, x, r, y, blocks.length(p, row, start), v, tag)
+            normal.normalize_one(p, x, r, y, blocks.length(p, row, start), v, kind, tag)
         x, r, _ = blocks.inputs(p, first, start, tag)
         y, _ = blocks.outputs(p, first, start, tag)
         n = blocks.length(p, first, start)
-        four(p, x, r, y, n, fours, v, far, owns, streams, tag)
+        normal.normalize(p, x, r, y, n, fours, v, far, owns, streams, kind, tag)
     if streams:
         fence()
 
 
 @mapping
-def write(p: Any, part: Any, work: Any, tag: Any) -> None:
-    """Normalize a block, with an activation that is a bend."""
-    write_by(p, part, work, tag, normal.normalize, normal.normalize_one)
-
-
-@mapping
-def write_general(p: Any, part: Any, work: Any, tag: Any) -> None:
+def write_general(p: Any, part: Any, work: Any, kind: Any, tag: Any) -> None:
     """Normalize a block, with any activation and mask."""
     first, stop = blocks.block(p, part)
     z, weights = work[0], work[1][3]
@@ -129,13 +123,15 @@ def write_general(p: Any, part: Any, work: Any, tag: Any) -> None:
             general.complete(z, n, r, w, y, p.activation, p.slope, tag)
 
 
-@mapping
-def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, write: Any) -> None:
+@steering
+def forward(
+    p: Any, phase: Any, task: Any, work: Any, kind: Any, tag: Any, measure: Any, write: Any
+) -> None:
     """One task of statistics and normalization, by the functions given for a block."""
     if phase == 1 and p.measure:
         measure(p, task, work, tag)
     elif phase == 3 and p.out:
-        write(p, task, work, tag)
+        write(p, task, work, kind, tag)
     elif phase == 0 or (phase == 2 and p.measure):
         first, stop = blocks.some(p, task)
         n, w = stop - first, work[1].ctypes.data
@@ -151,14 +147,14 @@ def forward(p: Any, phase: Any, task: Any, work: Any, tag: Any, measure: Any, wr
         columns.lay_out(p, first, n, rows.MEAN, end, w, tag)
 
 
-@mapping
-def reduce(p: Any, part: Any, work: Any, tag: Any) -> None:
+@steering
+def reduce(p: Any, part: Any, work: Any, kind: Any, tag: Any) -> None:
     """A block's sums of g and ``g (x - mean)``, with an activation that is a bend."""
-    sum_by(p, part, work, tag, sums.reduce, sums.reduce_one)
+    _sum(p, part, work, kind, tag, sums.reduce, sums.reduce_one)
 
 
 @mapping
-def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
+def reduce_general(p: Any, part: Any, work: Any, kind: Any, tag: Any) -> None:
     """As `reduce`, with any activation and mask."""
     first, stop = blocks.block(p, part)
     z, s, q, weights = work[0], work[1][1], work[1][2], work[1][3]
@@ -179,9 +175,9 @@ def reduce_general(p: Any, part: Any, work: Any, tag: Any) -> None:
         blocks.add_up(p, part, 2, start, work[1][2])
 
 
-@mapping
-def spread_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> None:
-    """A block's gradient of x, and of the residual if there is one, by the functions given."""
+@steering
+def spread(p: Any, part: Any, work: Any, kind: Any, tag: Any) -> None:
+    """A block's gradients of x and of a residual, with an activation that is a bend."""
     first, stop = blocks.block(p, part)
     far = ahead.far(p, ahead.FAR_ROWS if p.measure == 0 else ahead.FAR_AGAIN, tag)
     streams = _streams(p, tag)
@@ -192,23 +188,17 @@ def spread_by(p: Any, part: Any, work: Any, tag: Any, four: Any, one: Any) -> No
             x, r, dy = blocks.inputs(p, row, start, tag)
             dx, dr = blocks.outputs(p, row, start, tag)
             n = blocks.length(p, row, start)
-            one(p, x, r, dy, dx, dr, n, v, tag)
+            gradients.spread_one(p, x, r, dy, dx, dr, n, v, kind, tag)
         x, r, dy = blocks.inputs(p, first, start, tag)
         dx, dr = blocks.outputs(p, first, start, tag)
         n = blocks.length(p, first, start)
-        four(p, x, r, dy, dx, dr, n, fours, v, far, streams, tag)
+        gradients.spread(p, x, r, dy, dx, dr, n, fours, v, far, streams, kind, tag)
     if streams:
         fence()
 
 
 @mapping
-def spread(p: Any, part: Any, work: Any, tag: Any) -> None:
-    """A block's gradients, with an activation that is a bend."""
-    spread_by(p, part, work, tag, gradients.spread, gradients.spread_one)
-
-
-@mapping
-def spread_general(p: Any, part: Any, work: Any, tag: Any) -> None:
+def spread_general(p: Any, part: Any, work: Any, kind: Any, tag: Any) -> None:
     """As `spread`, with any activation and mask, and only those gradients that are wanted."""
     first, stop = blocks.block(p, part)
     z, weights = work[0], work[1][3]
@@ -228,13 +218,15 @@ def spread_general(p: Any, part: Any, work: Any, tag: Any) -> None:
                 general.store_gradient(z, dr, n, tag)
 
 
-@mapping
-def backward(p: Any, phase: Any, task: Any, work: Any, tag: Any, reduce: Any, spread: Any) -> None:
+@steering
+def backward(
+    p: Any, phase: Any, task: Any, work: Any, kind: Any, tag: Any, reduce: Any, spread: Any
+) -> None:
     """One task of the channels' sums and of the gradients, by the functions given for a block."""
     if phase == 1 and p.measure:
-        reduce(p, task, work, tag)
+        reduce(p, task, work, kind, tag)
     elif phase == 3 and (p.out or p.out_residual):
-        spread(p, task, work, tag)
+        spread(p, task, work, kind, tag)
     elif phase == 0 or phase == 2:
         first, stop = blocks.some(p, task)
         n, w = stop - first, work[1].ctypes.data

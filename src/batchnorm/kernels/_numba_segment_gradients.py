@@ -7,7 +7,7 @@ from typing import Any
 from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import asks, fetch, hop_on, next_written, own, together
-from batchnorm.kernels._numba_bend import FLAT, PLAIN, SLOPED, bends, flat, plain, unbends
+from batchnorm.kernels._numba_bend import bends, if_residual
 from batchnorm.kernels._numba_constants import line_of, pull_of
 from batchnorm.kernels._numba_line import in_vectors, in_words, pulled
 from batchnorm.kernels._numba_machine import lay_stack
@@ -104,8 +104,10 @@ def _spread(
     p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
     bent: Any, streams: Any, tag: Any,
 ) -> None:  # fmt: skip
-    hop, (reads, owns, short) = hop_on(p, channels, count, n), asks(p, n, streams, tag)
     both = dr is not None and dr[0] != 0
+    if dr is not None and both:
+        streams = streams and (dx[0] - dr[0]) % LINE == 0
+    hop, (reads, owns, short) = hop_on(p, channels, count, n), asks(p, n, streams, tag)
     if short and not streams:
         _spread_short(x, r, dy, dx, dr, channels, count, n, w, bent, both, hop, reads, owns, tag)
         return
@@ -127,47 +129,9 @@ def _spread(
 @mapping
 def spread(
     p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
-    streams: Any, tag: Any,
+    streams: Any, kind: Any, tag: Any,
 ) -> None:  # fmt: skip
-    """``dx = scale g - (a + b xhat)``; no residual."""
+    """``dx = scale g - (a + b xhat)``; of a residual it is g, written unless its address is 0."""
     lay_stack()
-    m = channels
-    if flat(p):
-        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, FLAT, tag), streams, tag)
-    elif plain(p):
-        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, PLAIN, tag), streams, tag)
-    else:
-        _spread(p, x, None, dy, dx, None, m, count, n, w, bends(p, SLOPED, tag), streams, tag)
-
-
-@mapping
-def spread_residual(
-    p: Any, x: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
-    streams: Any, tag: Any,
-) -> None:  # fmt: skip
-    """As `spread`, with a residual, of which the gradient is g: written unless its address is 0."""
-    lay_stack()
-    m = channels
-    if dr[0] != 0:
-        streams = streams and (dx[0] - dr[0]) % LINE == 0
-    if flat(p):
-        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, FLAT, tag), streams, tag)
-    else:
-        _spread(p, x, r, dy, dx, dr, m, count, n, w, bends(p, SLOPED, tag), streams, tag)
-
-
-@mapping
-def spread_from_output(
-    p: Any, y: Any, r: Any, dy: Any, dx: Any, dr: Any, channels: Any, count: Any, n: Any, w: Any,
-    streams: Any, tag: Any,
-) -> None:  # fmt: skip
-    """As `spread`, from the output; no residual."""
-    lay_stack()
-    if plain(p):
-        _spread(
-            p, y, None, dy, dx, None, channels, count, n, w, unbends(p, PLAIN, tag), streams, tag
-        )
-    else:
-        _spread(
-            p, y, None, dy, dx, None, channels, count, n, w, unbends(p, SLOPED, tag), streams, tag
-        )
+    added, of_added = if_residual(kind, r), if_residual(kind, dr)
+    _spread(p, x, added, dy, dx, of_added, channels, count, n, w, bends(p, kind, tag), streams, tag)

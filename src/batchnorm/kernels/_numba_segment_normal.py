@@ -21,7 +21,7 @@ from batchnorm.kernels._numba_ahead import (
     own,
     together,
 )
-from batchnorm.kernels._numba_bend import FLAT, PLAIN, SLOPED, bends, flat, plain
+from batchnorm.kernels._numba_bend import bends, if_residual
 from batchnorm.kernels._numba_constants import line_of
 from batchnorm.kernels._numba_line import in_words, normal
 from batchnorm.kernels._numba_machine import lay_stack
@@ -106,26 +106,10 @@ def _normalize(
 @mapping
 def normalize(
     p: Any, x: Any, r: Any, y: Any, channels: Any, count: Any, n: Any, w: Any, streams: Any,
-    tag: Any,
-) -> None:  # fmt: skip
-    """``y = f((x - mean) scale + bias)``; no residual."""
-    lay_stack()
-    if flat(p):
-        _normalize(p, x, None, y, channels, count, n, w, bends(p, FLAT, tag), streams, tag)
-    elif plain(p):
-        _normalize(p, x, None, y, channels, count, n, w, bends(p, PLAIN, tag), streams, tag)
-    else:
-        _normalize(p, x, None, y, channels, count, n, w, bends(p, SLOPED, tag), streams, tag)
-
-
-@mapping
-def normalize_residual(
-    p: Any, x: Any, r: Any, y: Any, channels: Any, count: Any, n: Any, w: Any, streams: Any,
-    tag: Any,
+    kind: Any, tag: Any,
 ) -> None:  # fmt: skip
     """``y = f((x - mean) scale + bias + r)``."""
     lay_stack()
-    if flat(p):
-        _normalize(p, x, r, y, channels, count, n, w, bends(p, FLAT, tag), streams, tag)
-    else:
-        _normalize(p, x, r, y, channels, count, n, w, bends(p, SLOPED, tag), streams, tag)
+    _normalize(
+        p, x, if_residual(kind, r), y, channels, count, n, w, bends(p, kind, tag), streams, tag
+    )

@@ -12,15 +12,7 @@ from typing import Any
 from batchnorm.kernels import _numba_vector as vectors
 from batchnorm.kernels import _numba_vector_memory as memory
 from batchnorm.kernels._numba_ahead import after, ask, hop
-from batchnorm.kernels._numba_bend import (
-    FLAT,
-    PLAIN,
-    SLOPED,
-    bends,
-    flat,
-    plain,
-    unbends,
-)
+from batchnorm.kernels._numba_bend import bends, if_residual
 from batchnorm.kernels._numba_constants import add_to, line_of, shift_of
 from batchnorm.kernels._numba_line import gradient, in_words
 from batchnorm.kernels._numba_machine import lay_stack
@@ -170,37 +162,18 @@ def _reduce(
 
 @mapping
 def reduce(
-    p: Any, x: Any, r: Any, dy: Any, channels: Any, count: Any, n: Any, w: Any, far: Any, tag: Any
+    p: Any,
+    x: Any,
+    r: Any,
+    dy: Any,
+    channels: Any,
+    count: Any,
+    n: Any,
+    w: Any,
+    far: Any,
+    kind: Any,
+    tag: Any,
 ) -> None:
-    """Add sums of g and of ``g (x - mean)`` over `count` segments of n; no residual."""
+    """Add sums of g and of ``g (x - mean)`` over `count` segments of n."""
     lay_stack()
-    if flat(p):
-        _reduce(p, x, None, dy, channels, count, n, w, bends(p, FLAT, tag), far, tag)
-    elif plain(p):
-        _reduce(p, x, None, dy, channels, count, n, w, bends(p, PLAIN, tag), far, tag)
-    else:
-        _reduce(p, x, None, dy, channels, count, n, w, bends(p, SLOPED, tag), far, tag)
-
-
-@mapping
-def reduce_residual(
-    p: Any, x: Any, r: Any, dy: Any, channels: Any, count: Any, n: Any, w: Any, far: Any, tag: Any
-) -> None:
-    """As `reduce`, with a residual."""
-    lay_stack()
-    if flat(p):
-        _reduce(p, x, r, dy, channels, count, n, w, bends(p, FLAT, tag), far, tag)
-    else:
-        _reduce(p, x, r, dy, channels, count, n, w, bends(p, SLOPED, tag), far, tag)
-
-
-@mapping
-def reduce_from_output(
-    p: Any, y: Any, r: Any, dy: Any, channels: Any, count: Any, n: Any, w: Any, far: Any, tag: Any
-) -> None:
-    """Add sums of g and of ``g (z - bias)``, from the output; no residual."""
-    lay_stack()
-    if plain(p):
-        _reduce(p, y, None, dy, channels, count, n, w, unbends(p, PLAIN, tag), far, tag)
-    else:
-        _reduce(p, y, None, dy, channels, count, n, w, unbends(p, SLOPED, tag), far, tag)
+    _reduce(p, x, if_residual(kind, r), dy, channels, count, n, w, bends(p, kind, tag), far, tag)

@@ -14,9 +14,6 @@ from batchnorm.kernels import numba
 from batchnorm.kernels._check import check_switch
 from batchnorm.kernels._takes import DTYPES
 
-_KINDS = {"bend": "", "residual": ", with a residual", "general": ", any activation and mask"}
-_OF_OUTPUTS = {"bend": "", "general": " of ELU"}
-
 
 class Compiled(NamedTuple):
     """One kernel made ready.
@@ -62,13 +59,14 @@ class Warmup:
 def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool = False) -> Warmup:
     """Compile the CPU's kernels now, or load them from the cache on disk.
 
-    The first call with a new dtype or layout otherwise waits for it, some seconds without a cache
-    and a few tenths of one with it.
+    Forward and backward, both layouts, without an activation and with ReLU. The first call that
+    needs another one otherwise waits for it: seconds without a cache, and a few tenths of one with
+    it.
 
     Args:
         dtypes: of the inputs to come.
-        everything: residuals, masks, activations other than identity, ReLU and leaky ReLU, and
-            gradients from outputs that were written in place, too.
+        everything: residuals, masks, all other activations, and gradients from outputs that were
+            written in place, too: some minutes.
 
     Returns:
         The kernels and the seconds that each took; none, and the reason, without Numba.
@@ -96,7 +94,8 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
     if not runs:
         return Warmup((), reason)
     from batchnorm.kernels import _numba_limits, _numba_release, _numba_running
-    from batchnorm.kernels._numba_kernels import BEND, VARIANTS, kernel
+    from batchnorm.kernels._numba_kernels import kernel
+    from batchnorm.kernels._numba_variant import USUAL, VARIANTS
 
     def timed(name: str, dtype: torch.dtype | None, make: Callable[[], Any]) -> Compiled:
         start = time.perf_counter()
@@ -104,20 +103,11 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
         return Compiled(name, dtype, time.perf_counter() - start, made.owner.cache_hits > 0)
 
     rows = [
-        timed(_words(*variant), dtype, partial(kernel, *variant, dtype))
+        timed(str(variant), dtype, partial(kernel, variant, dtype))
         for dtype in dtypes
-        for variant in VARIANTS
-        if everything or (variant[0] != "recover" and variant[2] == BEND)
+        for variant in (VARIANTS if everything else USUAL)
     ]
     for dtype in dtypes if everything else ():
         rows.append(timed("limits in place", dtype, partial(_numba_limits.kernel, dtype)))
     rows.append(timed("update of running statistics", None, _numba_running.kernel))
     return Warmup((*rows, timed("release of an output's memory", None, _numba_release.release)))
-
-
-def _words(direction: str, planar: bool, kind: str) -> str:
-    words = "backward from the output" if direction == "recover" else direction
-    words += ", NCHW" if planar else ", channels last"
-    if direction == "recover":
-        return words + _OF_OUTPUTS[kind]
-    return words + _KINDS[kind]
