@@ -24,7 +24,7 @@ Flags = tuple[bool, bool, bool, bool, bool]
 _SLOPES = {"identity": 1.0, "relu": 0.0}
 _BENDS = ("identity", "relu", "leaky_relu")
 _CURSORS_AT = -(-(PACK_VARYING.size + PACK_CONSTANT.size) // CURSOR) * CURSOR
-_SMALL = 6144  # float64 of scratch memory that come with the record, in one allocation
+_SMALL = 16384  # float64 of scratch memory that come with the record, in one allocation, at most
 
 
 class Room:
