@@ -18,6 +18,7 @@ def split(call: Call, size: int) -> list[Call]:
     groups, rest = examples // size, examples % size  # dynamo has no divmod of sizes that vary
     if groups == 0:
         return [call]
+    call = call._replace(weight=_wide(call.weight), bias=_wide(call.bias))
     parts = [_joined(_some(call, 0, groups * size), groups)]
     return [*parts, _some(call, groups * size, examples)] if rest else parts
 
@@ -49,17 +50,18 @@ def _joined(call: Call, groups: int) -> Call:
         mask = mask.expand(-1, x.shape[1], *mask.shape[2:])
     return call._replace(
         x=_join(x, x, groups),
-        weight=None if weight is None else _repeated(weight, groups),
-        bias=None if bias is None else _repeated(bias, groups),
+        weight=None if weight is None else weight.repeat(groups),
+        bias=None if bias is None else bias.repeat(groups),
         residual=None if residual is None else _join(residual, x, groups),
         mask=None if mask is None else _join(mask, x, groups),
     )
 
 
-def _repeated(parameter: Tensor, groups: int) -> Tensor:
-    """For each group, in a type wide enough for the gradients of all groups to add up in."""
-    wide = torch.promote_types(parameter.dtype, torch.float32)
-    return parameter.to(wide).repeat(groups)
+def _wide(parameter: Tensor | None) -> Tensor | None:
+    """In a type in which the gradients of all groups, and of what is left over, can add up."""
+    if parameter is None:
+        return None
+    return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 def _join(t: Tensor, x: Tensor, groups: int) -> Tensor:
