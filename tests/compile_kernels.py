@@ -13,26 +13,24 @@ from batchnorm.kernels._takes import DTYPES
 PROCESSES = 2
 
 
-def compiled(variants):
-    """How many kernels this compiled, for all dtypes: these variants share a file of the cache."""
+def compiled(kernels):
+    """How many of these this compiled: of one layout and dtype, which have functions in common."""
     from batchnorm.kernels import _numba_limits
     from batchnorm.kernels._numba_kernels import kernel
 
-    made = [kernel(each, dtype) for each in variants for dtype in DTYPES]
-    if not variants:
-        made = [_numba_limits.kernel(dtype) for dtype in DTYPES]
+    made = [kernel(*each) for each in kernels] or [_numba_limits.kernel(each) for each in DTYPES]
     return sum(each.owner.cache_hits == 0 for each in made)
 
 
 def longest_first():
-    """Variants by the function that makes their kernels."""
-    from batchnorm.kernels._numba_kernels import builder
     from batchnorm.kernels._numba_variant import VARIANTS
 
-    shared = {}
-    for variant in VARIANTS:
-        shared.setdefault(builder(variant), []).append(variant)
-    return [*sorted(shared.values(), key=lambda each: (-len(each), each[0].planar)), []]
+    every = [
+        [(variant, dtype) for variant in VARIANTS if variant.planar is planar]
+        for planar in (False, True)
+        for dtype in DTYPES
+    ]
+    return [*every, []]
 
 
 def main():

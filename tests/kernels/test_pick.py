@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -203,17 +204,21 @@ def test_a_kernel_is_compiled_for_the_activation_that_is_there(monkeypatch):
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_the_log_tells_what_was_compiled(loaded, monkeypatch, caplog):
-    class Made:
-        class owner:
-            cache_hits = int(loaded)
+    made = SimpleNamespace(cache_hits=int(loaded), address=0)
+    given = []
 
-    monkeypatch.setattr(_numba_kernels, "c_function", lambda body: Made)
+    def cfunc(*_, **options):
+        return lambda body: given.append(body) or made
+
+    monkeypatch.setattr(_numba_compile, "numba", SimpleNamespace(cfunc=cfunc))
     variant = Variant("backward", False, "flat", residual=True)
     with caplog.at_level(logging.INFO, "batchnorm"):
-        assert _numba_kernels.kernel.__wrapped__(variant, torch.float32) is Made
+        assert _numba_kernels.kernel.__wrapped__(variant, torch.float32).owner is made
     told = [re.sub(r"[0-9.]+ s", "N s", record.message) for record in caplog.records]
     words = "backward, channels last, ReLU after a residual, torch.float32"
     assert told == ([] if loaded else [f"compiled a kernel in N s ({words})"])
+    name = "backward_channels_last_relu_after_a_residual_torch_float32_"
+    assert given[0].__qualname__.startswith(name)
 
 
 def test_warmup_names_what_it_can_compile():
@@ -232,7 +237,7 @@ WARM = (
 import batchnorm
 from batchnorm.kernels import _numba_variant as variants
 variants.USUAL = [
-    variants.Variant(way, False, variants.ANY) for way in ("forward", "backward")
+    variants.Variant(way, False, variants.GENERAL) for way in ("forward", "backward")
 ]
 print(batchnorm.backends().rows[0].words)
 print(*(row.loaded for row in batchnorm.warmup().rows))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import pickle
+import re
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any, NamedTuple
 import numba
 from numba.core.caching import FunctionCache
 
+_log = logging.getLogger("batchnorm")
 _COMPILED_IN = "_activation.py", "_layout.py", "_processor.py"  # numbers of theirs, or answers
 _DAMAGED = pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError, ImportError
 
@@ -48,12 +52,20 @@ def cache_folder() -> str | None:
         return None
 
 
-def c_function(body: Callable[[Any], None]) -> Kernel:
-    """Compile a function of one pointer, or load it from Numba's cache."""
+def c_function(body: Callable[[Any], None], name: str) -> Kernel:
+    """Compile a function of one pointer, or load it from Numba's cache; the log tells `name`.
+
+    Its files are its own. Of functions that share an index two processes, compiling at the same
+    time, may save each under the other's key, and whoever loads it later computes something else.
+    """
+    start = time.perf_counter()
+    body.__qualname__ = f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}_{stamp()[:8]}"
     options: Any = {"nopython": True, "error_model": "numpy"}
     try:
         compiled = numba.cfunc("void(voidptr)", cache=True, **options)(body)
     except (RuntimeError, OSError, *_DAMAGED):  # nowhere to write the cache, or not to be read
         compiled = numba.cfunc("void(voidptr)", **options)(body)
+    if compiled.cache_hits == 0:
+        _log.info("compiled a kernel in %.1f s (%s)", time.perf_counter() - start, name)
     address: Any = compiled.address
     return Kernel(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address), address, compiled)

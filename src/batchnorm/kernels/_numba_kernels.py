@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -19,9 +17,8 @@ from batchnorm.kernels import _numba_rows as rows
 from batchnorm.kernels._numba_compile import Kernel, c_function, stamp
 from batchnorm.kernels._numba_drive import drive
 from batchnorm.kernels._numba_memory import TAGS
-from batchnorm.kernels._numba_variant import ANY, Variant
+from batchnorm.kernels._numba_variant import GENERAL, Variant
 
-_log = logging.getLogger("batchnorm")
 _Closed = tuple[Any, str]
 _Builder = Callable[[_Closed, Variant, Any], Callable[[Any], None]]
 
@@ -37,8 +34,8 @@ def _planar_forward(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], No
     return planar_forward
 
 
-def _planar_forward_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
-    def planar_forward_any(p: Any) -> None:
+def _planar_forward_general(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
+    def planar_forward_general(p: Any) -> None:
         drive(
             p,
             kind,
@@ -50,7 +47,7 @@ def _planar_forward_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any]
             planar.write_general,
         )
 
-    return planar_forward_any
+    return planar_forward_general
 
 
 def _planar_backward(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
@@ -60,8 +57,8 @@ def _planar_backward(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], N
     return planar_backward
 
 
-def _planar_backward_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
-    def planar_backward_any(p: Any) -> None:
+def _planar_backward_general(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
+    def planar_backward_general(p: Any) -> None:
         drive(
             p,
             kind,
@@ -73,11 +70,11 @@ def _planar_backward_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any
             planar.spread_general,
         )
 
-    return planar_backward_any
+    return planar_backward_general
 
 
-def _planar_recover_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
-    def planar_recover_any(p: Any) -> None:
+def _planar_recover_general(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
+    def planar_recover_general(p: Any) -> None:
         drive(
             p,
             kind,
@@ -89,7 +86,7 @@ def _planar_recover_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any]
             recover.planar_spread,
         )
 
-    return planar_recover_any
+    return planar_recover_general
 
 
 def _rows_forward(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
@@ -99,8 +96,8 @@ def _rows_forward(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None
     return rows_forward
 
 
-def _rows_forward_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
-    def rows_forward_any(p: Any) -> None:
+def _rows_forward_general(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
+    def rows_forward_general(p: Any) -> None:
         drive(
             p,
             kind,
@@ -112,7 +109,7 @@ def _rows_forward_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], 
             rows.write_general,
         )
 
-    return rows_forward_any
+    return rows_forward_general
 
 
 def _rows_backward(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
@@ -122,8 +119,8 @@ def _rows_backward(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], Non
     return rows_backward
 
 
-def _rows_backward_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
-    def rows_backward_any(p: Any) -> None:
+def _rows_backward_general(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
+    def rows_backward_general(p: Any) -> None:
         drive(
             p,
             kind,
@@ -135,11 +132,11 @@ def _rows_backward_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any],
             rows.spread_general,
         )
 
-    return rows_backward_any
+    return rows_backward_general
 
 
-def _rows_recover_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
-    def rows_recover_any(p: Any) -> None:
+def _rows_recover_general(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], None]:
+    def rows_recover_general(p: Any) -> None:
         drive(
             p,
             kind,
@@ -151,7 +148,7 @@ def _rows_recover_any(of: _Closed, kind: Variant, real: Any) -> Callable[[Any], 
             recover.rows_spread,
         )
 
-    return rows_recover_any
+    return rows_recover_general
 
 
 # From an output that was written in place loops are those that read the input.
@@ -163,28 +160,24 @@ _BENDS: dict[tuple[str, bool], _Builder] = {
     ("recover", True): _planar_backward,
     ("recover", False): _rows_backward,
 }
-_ANY: dict[tuple[str, bool], _Builder] = {
-    ("forward", True): _planar_forward_any,
-    ("forward", False): _rows_forward_any,
-    ("backward", True): _planar_backward_any,
-    ("backward", False): _rows_backward_any,
-    ("recover", True): _planar_recover_any,
-    ("recover", False): _rows_recover_any,
+_GENERAL: dict[tuple[str, bool], _Builder] = {
+    ("forward", True): _planar_forward_general,
+    ("forward", False): _rows_forward_general,
+    ("backward", True): _planar_backward_general,
+    ("backward", False): _rows_backward_general,
+    ("recover", True): _planar_recover_general,
+    ("recover", False): _rows_recover_general,
 }
 
 
 def builder(variant: Variant) -> _Builder:
     """What makes the kernel of a variant."""
-    return (_ANY if variant.bend == ANY else _BENDS)[variant.direction, variant.planar]
+    return (_GENERAL if variant.bend == GENERAL else _BENDS)[variant.direction, variant.planar]
 
 
 @cache
 def kernel(variant: Variant, dtype: torch.dtype) -> Kernel:
     """The kernel of a variant for an element type."""
     real = np.float64 if dtype is torch.float64 else np.float32
-    start = time.perf_counter()
-    made = c_function(builder(variant)((TAGS[dtype], stamp()), variant, real))
-    if made.owner.cache_hits == 0:
-        seconds = time.perf_counter() - start
-        _log.info("compiled a kernel in %.1f s (%s, %s)", seconds, variant, dtype)
-    return made
+    body = builder(variant)((TAGS[dtype], stamp()), variant, real)
+    return c_function(body, f"{variant}, {dtype}")

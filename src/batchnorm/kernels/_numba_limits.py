@@ -187,4 +187,4 @@ def _body(variant: tuple[Any, str]) -> Callable[[Any], None]:
 @cache
 def kernel(dtype: torch.dtype) -> Kernel:
     """The compiled questions about x of this dtype."""
-    return c_function(_body((TAGS[dtype], stamp())))
+    return c_function(_body((TAGS[dtype], stamp())), f"limits in place, {dtype}")

@@ -16,7 +16,7 @@ from batchnorm.kernels._numba_compile import Kernel
 from batchnorm.kernels._numba_kernels import kernel
 from batchnorm.kernels._numba_memory import TILE
 from batchnorm.kernels._numba_row_columns import STRIDE, VECTORS
-from batchnorm.kernels._numba_variant import ANY, Variant, bend_of
+from batchnorm.kernels._numba_variant import GENERAL, Variant, bend_of
 
 Parameter = tuple[torch.dtype, Ints] | None
 Flags = tuple[bool, bool, bool, bool, bool]
@@ -160,7 +160,7 @@ def prepare(
         eps,
     )
     quick = Variant(direction, planned.planar, bend_of(slope), residual is not None)
-    code = kernel(quick if bend else Variant(direction, planned.planar, ANY), dtype)
+    code = kernel(quick if bend else Variant(direction, planned.planar, GENERAL), dtype)
     return Prepared(planned, code, constants, count)
 
 

@@ -1,4 +1,7 @@
-"""As `_numba_recover`, for ELU, whose inverse is a logarithm: in plain loops, vectors by LLVM."""
+"""The backward pass from the output for ELU, whose inverse is a logarithm: in plain loops.
+
+LLVM makes vectors of them. ``z = f^-1(y)``, ``xhat = (z - bias) / weight``; f' comes from y too.
+"""
 
 from __future__ import annotations
 

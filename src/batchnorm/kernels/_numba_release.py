@@ -53,6 +53,6 @@ def _body(variant: tuple[Any, str]) -> Callable[[Any], None]:
 @cache
 def release() -> Kernel:
     """The compiled function, which is never unloaded."""
-    made = c_function(_body((OFFER, stamp())))
+    made = c_function(_body((OFFER, stamp())), "release of an output's memory")
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
     return made

@@ -203,4 +203,4 @@ def _body(variant: tuple[Any, str]) -> Callable[[Any], None]:
 @cache
 def kernel() -> Kernel:
     """The compiled update."""
-    return c_function(_body((WIDE, stamp())))
+    return c_function(_body((WIDE, stamp())), "update of running statistics")

@@ -14,12 +14,12 @@ from numba import types
 from numba.extending import models, register_model, typeof_impl
 
 FLAT, SLOPED, PLAIN = "flat", "sloped", "plain"  # below zero: nothing; a slope; as above
-ANY = "any"  # any activation, residual and mask, which is asked when the kernel runs
+GENERAL = "general"  # any activation, residual and mask, which is asked when the kernel runs
 _WORDS = {
     FLAT: "ReLU",
     PLAIN: "no activation",
     SLOPED: "leaky ReLU",
-    ANY: "any activation and mask",
+    GENERAL: "any activation and mask",
 }
 
 
@@ -30,7 +30,7 @@ class Variant:
     Attributes:
         direction: "forward", "backward", or "recover" where x is the output.
         planar: whether channels lie in segments.
-        bend: `FLAT`, `SLOPED`, `PLAIN` or `ANY`.
+        bend: `FLAT`, `SLOPED`, `PLAIN` or `GENERAL`.
         residual: whether there is one, in kernels for a bend.
     """
 
@@ -43,7 +43,7 @@ class Variant:
         recover = self.direction == "recover"
         words = "backward from the output" if recover else self.direction
         words += ", NCHW, " if self.planar else ", channels last, "
-        words += "ELU" if recover and self.bend == ANY else _WORDS[self.bend]
+        words += "ELU" if recover and self.bend == GENERAL else _WORDS[self.bend]
         return words + " after a residual" * self.residual
 
 
@@ -77,9 +77,9 @@ def _variants() -> list[Variant]:
     found = []
     for planar in (True, False):
         for direction in ("forward", "backward"):
-            found += [Variant(direction, planar, bend) for bend in (*bends, ANY)]
+            found += [Variant(direction, planar, bend) for bend in (*bends, GENERAL)]
             found += [Variant(direction, planar, bend, True) for bend in bends]
-        found += [Variant("recover", planar, bend) for bend in (PLAIN, SLOPED, ANY)]
+        found += [Variant("recover", planar, bend) for bend in (PLAIN, SLOPED, GENERAL)]
     return found
 
 
