@@ -66,7 +66,7 @@ def warmup(dtypes: Iterable[torch.dtype] = (torch.float32,), *, everything: bool
     Args:
         dtypes: of the inputs to come.
         everything: residuals, masks, all other activations, and gradients from outputs that were
-            written in place, too: some minutes.
+            written in place, too: more than a minute for each dtype.
 
     Returns:
         The kernels and the seconds that each took; none, and the reason, without Numba.
